@@ -1,11 +1,10 @@
 """Answer a stream of questions at full batch: encode images ahead, and collect complete answers."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 import torch
@@ -17,8 +16,9 @@ from .prompt import Conversation, Prompt, Tokenizer
 from .resource_errors import translate_resource_errors
 from .streaming import AnswerCollector, CompleteAnswer, IncrementalDetokenizer
 
-# A conversation with its next question, or the error because of which there is none.
-BatchQuestion: TypeAlias = tuple[Conversation, str] | VisualGLMError
+# A conversation with its next question, and with the answer to score if none is to be generated; or the error because
+# of which there is no question.
+BatchQuestion: TypeAlias = tuple[Conversation, str] | tuple[Conversation, str, str] | VisualGLMError
 NumberedResult: TypeAlias = tuple[int, CompleteAnswer | VisualGLMError]
 
 
@@ -51,12 +51,14 @@ class PreparedQuestion:
     Attributes:
         number: index of the question in the stream.
         pixels: [1, 3, S, S]; None without an image.
+        forced_ids: tokens of the answer to score; empty to generate one.
     """
 
     number: int
     conversation: Conversation
     prompt: Prompt
     pixels: torch.Tensor | None
+    forced_ids: Sequence[int]
 
 
 @dataclass
@@ -74,17 +76,10 @@ class RequestReader:
     of `stream_answers`.
     """
 
-    def __init__(
-        self,
-        model: BatchModel,
-        questions: Iterable[BatchQuestion],
-        config: GenerationConfig,
-        forced_ids: Mapping[int, Sequence[int]],
-    ) -> None:
+    def __init__(self, model: BatchModel, questions: Iterable[BatchQuestion], config: GenerationConfig) -> None:
         self.model = model
         self.questions = questions
         self.config = config
-        self.forced_ids = forced_ids
         self.unfinished: dict[Request, tuple[int, AnswerCollector]] = {}
 
     def __iter__(self) -> Iterator[Request | FailedQuestion]:
@@ -112,48 +107,51 @@ class RequestReader:
         """Encode the prompt and check the image; return the error of a question that cannot be answered."""
         if isinstance(question, VisualGLMError):
             return FailedQuestion(number, question)
-        conversation, text = question
+        conversation, text, *given = question
         try:
             prompt = self.model.encode_prompt(conversation, text, self.config)
             image = conversation.image
             pixels = None if image is None else self.model.image_cache.to_pixels(image)
-            check_room(prompt, self.forced_ids.get(number, ()), self.model.scheduler.batch.capacity)
+            forced_ids = self._encode_given(prompt, *given)
         except VisualGLMError as error:
             return FailedQuestion(number, error)
-        return PreparedQuestion(number, conversation, prompt, pixels)
+        return PreparedQuestion(number, conversation, prompt, pixels, forced_ids)
+
+    def _encode_given(self, prompt: Prompt, answer: str | None = None) -> Sequence[int]:
+        """Return the tokens of the answer to score, none if there is none.
+
+        Raises:
+            QuestionError: the answer is empty, or exceeds the capacity of a sequence.
+        """
+        if answer is None:
+            return ()
+        forced_ids, length = self.model.tokenizer.encode_text(answer), len(prompt.token_ids)
+        if not forced_ids:
+            raise QuestionError("The answer to score is empty.")
+        if length + len(forced_ids) > (capacity := self.model.scheduler.batch.capacity):
+            raise QuestionError(
+                f"The prompt of {length} tokens and the answer of {len(forced_ids)} tokens exceed the limit of "
+                f"{capacity}. Shorten one of them."
+            )
+        return forced_ids
 
     def _make_request(self, item: PreparedQuestion, embeddings: Iterator[torch.Tensor]) -> Request:
         images = None if item.pixels is None else next(embeddings)
         request = self.model.request_for(item.prompt, item.conversation, self.config, images)
-        if item.number in self.forced_ids:
-            request = replace(request, forced_ids=self.forced_ids[item.number])
+        if item.forced_ids:
+            # Whatever the settings are, these tokens are scored.
+            config = self.config.replace(top_logprobs=self.config.top_logprobs or 0)
+            request = replace(request, config=config, forced_ids=item.forced_ids)
         detokenizer = IncrementalDetokenizer(self.model.tokenizer, item.prompt, time.perf_counter())
         self.unfinished[request] = item.number, AnswerCollector(detokenizer)
         return request
 
 
-def check_room(prompt: Prompt, forced_ids: Sequence[int], capacity: int) -> None:
-    """Raise QuestionError if a prompt and the given tokens of its answer exceed the capacity of a sequence."""
-    if forced_ids and len(prompt.token_ids) + len(forced_ids) > capacity:
-        raise QuestionError(
-            f"The prompt of {len(prompt.token_ids)} tokens and the answer of {len(forced_ids)} tokens exceed the "
-            f"limit of {capacity}. Shorten one of them."
-        )
-
-
 def stream_answers(
-    model: BatchModel,
-    questions: Iterable[BatchQuestion],
-    config: GenerationConfig,
-    max_batch_size: int,
-    forced_ids: Mapping[int, Sequence[int]] = MappingProxyType({}),
+    model: BatchModel, questions: Iterable[BatchQuestion], config: GenerationConfig, max_batch_size: int
 ) -> Iterator[NumberedResult]:
-    """Answer a stream of questions; see `NetworkChatModel.answer_stream`.
-
-    Args:
-        forced_ids: by the index of a question, the tokens that its answer has to consist of.
-    """
-    reader = RequestReader(model, questions, config, forced_ids)
+    """Answer a stream of questions; see `NetworkChatModel.answer_stream`."""
+    reader = RequestReader(model, questions, config)
     # The engine works on the requests of one group while the images of the next group are encoded.
     lookahead = model.image_cache.preferred_batch_size
     with closing(model.scheduler.answer_all(reader, max_batch_size, lookahead=lookahead)) as outputs:

@@ -202,8 +202,9 @@ class NetworkChatModel:
         Images are encoded in a thread, ahead of the answers. Closing the iterator cancels the remaining questions.
 
         Args:
-            questions: conversations with their next questions, read lazily in that thread. An error, such as that of
-                an unreadable image, is yielded as the result of its question.
+            questions: conversations with their next questions, read lazily in that thread. An answer as a third item
+                is scored, as by `score_answers`, in place of a generated one. An error, such as that of an unreadable
+                image, is yielded as the result of its question.
             config: generation settings.
             max_batch_size: maximum number of answers generated at the same time.
         """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .answer_stream import BatchModel, stream_answers
 from .engine import GenerationConfig
-from .errors import QuestionError, VisualGLMError
+from .errors import VisualGLMError
 from .prompt import Conversation
 from .streaming import CompleteAnswer, ScoredToken
 
@@ -40,12 +40,10 @@ def score_answers(
     model: BatchModel, questions: Sequence[tuple[Conversation, str, str]], max_batch_size: int
 ) -> list[AnswerScore | VisualGLMError]:
     """Score given answers; see `NetworkChatModel.score_answers`."""
-    forced_ids = {number: model.tokenizer.encode_text(answer) for number, (_, _, answer) in enumerate(questions)}
-    asked = (
-        (conversation, question) if forced_ids[number] else QuestionError("The answer to score is empty.")
-        for number, (conversation, question, _) in enumerate(questions)
-    )
-    scores: dict[int, AnswerScore | VisualGLMError] = {}
-    for number, result in stream_answers(model, asked, SCORING, max_batch_size, forced_ids):
-        scores[number] = AnswerScore(result.logprobs) if isinstance(result, CompleteAnswer) else result
-    return [scores[number] for number in range(len(questions))]
+    results = dict(stream_answers(model, questions, SCORING, max_batch_size))
+    return [to_score(results[number]) for number in range(len(questions))]
+
+
+def to_score(result: CompleteAnswer | VisualGLMError) -> AnswerScore | VisualGLMError:
+    """Return the score of a given answer, or its error."""
+    return AnswerScore(result.logprobs) if isinstance(result, CompleteAnswer) else result
