@@ -156,6 +156,10 @@ def output_fields(result: Result) -> dict[str, Any]:
         "prompt_tokens": result.prompt_tokens,
         "answer_tokens": result.answer_tokens,
     }
+    if result.logprob is not None:
+        own["logprob"] = result.logprob
+    if result.choice_logprobs:
+        own["choice_logprobs"] = list(result.choice_logprobs)
     return {**rename_taken(result.task.columns, own), **own}
 
 

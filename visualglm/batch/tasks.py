@@ -1,6 +1,6 @@
 """Plain values that travel between the program and the processes or machines that answer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,6 +15,9 @@ class Task:
         image: an absolute path, an http(s) URL, a data URL or the content of an image file; None without an image.
         questions: questions by their number in the row, from 1.
         columns: the columns of the row, which are copied to the output.
+        history: earlier questions and answers, oldest first.
+        language: "en" or "zh"; None for that of the settings.
+        choices: answers whose log-probabilities are computed for each question.
     """
 
     key: str
@@ -22,6 +25,9 @@ class Task:
     image: str | bytes | None
     questions: Mapping[int, str]
     columns: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[tuple[str, str]] = ()
+    language: str | None = None
+    choices: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Result:
         finish_reason: "stop" or "length"; "" for an error.
         prompt_tokens, answer_tokens: token counts.
         error: the message of the error; "" for an answer.
+        logprob: log-probability of the answer, the sum over its tokens, if `top_logprobs` of the settings asks for it.
+        choice_logprobs: log-probabilities of the task's choices.
     """
 
     task: Task
@@ -44,6 +52,8 @@ class Result:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     error: str = ""
+    logprob: float | None = None
+    choice_logprobs: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Answer tasks with one loaded model at full batch; images are read ahead by threads."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from model import CHINESE, ENGLISH, Conversation, VisualGLMError
+from model import CHINESE, ENGLISH, Conversation, Turn, VisualGLMError
 from model.prompt import question_language
 
 from .tasks import Backend as Backend, Result as Result, Settings as Settings, Task as Task
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # these import torch
 
     from model.answer_stream import BatchQuestion
     from model.chat_model import NetworkChatModel
+    from model.streaming import CompleteAnswer
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,39 +70,40 @@ class Answerer:
 
     def answer(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """Answer tasks, read lazily, and yield results as they finish; closing the iterator cancels the rest."""
-        unfinished: dict[int, tuple[Task, int]] = {}
+        unfinished: dict[int, tuple[OpenQuestion, int]] = {}
         questions = self._questions(tasks, unfinished)
         for number, answer in self.model.answer_stream(questions, self.config, self.max_batch_size):
-            task, question = unfinished.pop(number)
-            if isinstance(answer, VisualGLMError):
-                yield Result(task, question, error=str(answer))
-            else:
-                usage = answer.usage
-                yield Result(
-                    task, question, answer.text, answer.finish_reason, usage.prompt_tokens, usage.answer_tokens
-                )
+            question, part = unfinished.pop(number)
+            if result := question.add(part, answer):
+                yield result
 
-    def _questions(self, tasks: Iterable[Task], unfinished: dict[int, tuple[Task, int]]) -> "Iterator[BatchQuestion]":
-        """Yield the questions of all tasks; note the task of each in `unfinished`, by its index."""
+    def _questions(
+        self, tasks: Iterable[Task], unfinished: "dict[int, tuple[OpenQuestion, int]]"
+    ) -> "Iterator[BatchQuestion]":
+        """Yield the questions of all tasks, each followed by its choices; note them in `unfinished`, by their index."""
         count = 0
         for task, pixels in map_ahead(self._read_image, tasks, self.threads, self.read_ahead):
             light = replace(task, image=None) if isinstance(task.image, bytes) else task
-            if isinstance(pixels, VisualGLMError):
-                unfinished[count] = light, 0
-                yield pixels
-                count += 1
-                continue
-            for number, question in task.questions.items():
-                unfinished[count] = light, number
-                yield self._ask(pixels, question)
-                count += 1
+            numbers = [0] if isinstance(pixels, VisualGLMError) else list(task.questions)
+            for number in numbers:
+                asked = [pixels] if isinstance(pixels, VisualGLMError) else self._ask(task, pixels, number)
+                open_question = OpenQuestion(light, number, len(asked))
+                for part, question in enumerate(asked):
+                    unfinished[count] = open_question, part
+                    yield question
+                    count += 1
 
-    def _ask(self, pixels: "torch.Tensor | None", question: str) -> "BatchQuestion":
+    def _ask(self, task: Task, pixels: "torch.Tensor | None", number: int) -> "list[BatchQuestion]":
+        """Return a question of a task, and the same question with each choice as the answer to score."""
+        question, turns = task.questions[number], [Turn(*turn) for turn in task.history]
         try:
-            language = self.language or question_language(question, ENGLISH)
+            language = self.language or question_language(question, ENGLISH, turns)
         except VisualGLMError as error:
-            return error
-        return Conversation(pixels, language=language), question
+            return [error]
+        if task.language is not None:
+            language = LANGUAGES[task.language]
+        conversation = Conversation(pixels, turns, language)
+        return [(conversation, question), *((conversation, question, choice) for choice in task.choices)]
 
     def _read_image(self, task: Task) -> "tuple[Task, torch.Tensor | VisualGLMError | None]":
         """Return the task with its image's pixels [1, 3, S, S], None without an image, or the image's error."""
@@ -108,6 +111,49 @@ class Answerer:
             return task, None if task.image is None else self.model.image_cache.to_pixels(open_image(task.image))
         except VisualGLMError as error:
             return task, error
+
+
+class OpenQuestion:
+    """A question whose answer and choices are not all there yet.
+
+    Args:
+        task: the task.
+        number: of the question in the task; 0 for an error that concerns the entire task.
+        parts: number of parts: the answer, and one for each choice.
+    """
+
+    def __init__(self, task: Task, number: int, parts: int) -> None:
+        self.task = task
+        self.number = number
+        self.parts: list[CompleteAnswer | VisualGLMError | None] = [None] * parts
+
+    def add(self, part: int, answer: "CompleteAnswer | VisualGLMError") -> Result | None:
+        """Take the answer (part 0) or the scored choice of this part; return the result if it was the last one."""
+        self.parts[part] = answer
+        if None in self.parts:
+            return None
+        return self._result([one for one in self.parts if one is not None])
+
+    def _result(self, parts: "list[CompleteAnswer | VisualGLMError]") -> Result:
+        for one in parts:
+            if isinstance(one, VisualGLMError):
+                return Result(self.task, self.number, error=str(one))
+        answer, *choices = [one for one in parts if not isinstance(one, VisualGLMError)]
+        return Result(
+            self.task,
+            self.number,
+            answer.text,
+            answer.finish_reason,
+            answer.usage.prompt_tokens,
+            answer.usage.answer_tokens,
+            logprob=sum_logprobs(answer) if answer.logprobs else None,
+            choice_logprobs=[sum_logprobs(choice) for choice in choices],
+        )
+
+
+def sum_logprobs(answer: "CompleteAnswer") -> float:
+    """Return the log-probability of an answer: the sum over its tokens."""
+    return math.fsum(token.logprob for token in answer.logprobs)
 
 
 def open_image(image: str | bytes) -> Any:
