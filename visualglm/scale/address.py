@@ -8,20 +8,20 @@ it is not).
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from visualglm.cli import ROOT
 
 from .errors import ClusterError, require_ray
+from .ray_environment import prepare_local_ray
 
 AUTO, LOCAL, CLIENT_SCHEME = "auto", "local", "ray://"
 HEAD_PORT, CLIENT_PORT = 6379, 10001
 PROBE_S = 4.0  # seconds until a head counts as absent; below 5 with the rest of the probe
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 FORMS = "Give auto, local, HOST:PORT (6379 by default), or ray://HOST:PORT (10001 by default)."
-# Ray then uses the loopback address for its nodes, so that no other machine can reach them.
-LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class Candidate(NamedTuple):
@@ -48,7 +48,8 @@ def connect(address: str, **settings: Any) -> None:
     """
     require_ray()
     if address == LOCAL:
-        os.environ.setdefault(LOOPBACK_VARIABLE, "0")
+        if "ray" not in sys.modules:
+            prepare_local_ray()
         settings = {"include_dashboard": False} | settings
         found = LOCAL
     else:
