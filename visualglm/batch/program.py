@@ -16,6 +16,7 @@ from typing import NoReturn
 from model import DEMO, SettingError
 from model.command_line import ArgumentParser, print_text, run_program
 from visualglm.arguments import add_model_arguments, check_model, choose_loader, loading_bar
+from visualglm.scale.batch_arguments import add_ray_arguments, check_ray_arguments, choose_cluster
 
 from .rows import Columns, Input
 from .tasks import Backend, Result, Settings, Task
@@ -29,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     add_input_arguments(parser)
     add_work_arguments(parser)
+    add_ray_arguments(parser)
     DEMO.add_arguments(parser)
     parser.add_argument("--max_new_tokens", type=int, help="maximum tokens of the answer (default: max_length alone)")
     options = parser.parse_args()
@@ -74,6 +76,7 @@ def check_arguments(options: argparse.Namespace, fail: Callable[[str], NoReturn]
         fail("--output is missing. Give the file for the answers, such as answers.jsonl, or --dry-run.")
     if options.gpus is not None and options.device is not None:
         fail("Give either --gpus or --device.")
+    check_ray_arguments(options, fail)
     try:
         DEMO.from_arguments(options)
     except SettingError as error:
@@ -121,7 +124,10 @@ def choose_backend(options: argparse.Namespace) -> Backend:
 
     Raises:
         SettingError: this machine has not the GPUs that it names.
+        VisualGLMError: Ray is not installed, or its address cannot be used.
     """
+    if options.ray is not None:
+        return choose_cluster(options)
     if options.gpus is None:
         return answer_here
     from .processes import answer_in_processes
