@@ -4,8 +4,10 @@
     metrics/     answers -> scores, equal to those of the official scripts
     bootstrap    confidence intervals and paired comparisons, clustered by image
     calibration  reliability bins of the model's probabilities
+    comparison   two runs on the same questions
+    seeds        several sampling seeds
     swaps        the control with swapped images
-    report       a table, JSON, and an HTML page (report_page)
+    report       results as data and JSON; report_table and report_page show them
 
 Nothing here imports torch. Answers come as plain rows: see `visualglm.evaluation.answers`.
 """

@@ -117,7 +117,7 @@ Pair = tuple[list[Answered], list[Answered]]
 
 
 def match_control(answered: Sequence[Answered], rows: Iterable[AnswerRow]) -> Pair:
-    """Return the answers to the questions of a control: with their own images, and those of the control.
+    """Return the answers to a control's questions: with the own images, and of the control.
 
     Raises:
         EvaluationError: a row belongs to no question, or two rows to one.

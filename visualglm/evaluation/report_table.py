@@ -25,7 +25,7 @@ def format_interval(interval: Interval) -> str:
 
 
 def format_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows as lines of aligned columns: the first to the left, the others to the right."""
+    """Yield rows as lines with aligned columns; only the first column is left-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]

@@ -127,7 +127,7 @@ def compare_with_control(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> ControlResult:
-    """Return whether answers about the own images are better than those of a control.
+    """Compare the answers about the own images with the answers of a control.
 
     Args:
         metric: the metric.

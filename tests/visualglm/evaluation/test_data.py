@@ -109,6 +109,7 @@ def test_captions(tmp_path: Path) -> None:
     (question,) = file
     assert file.task == "captions"
     assert question.answers == ("A dog.", "One dog.")
+    assert next(iter(open_questions(path, question="描述这张图片。"))).text == "描述这张图片。"
 
 
 def write_table(path: Path, *rows: list[str]) -> Path:

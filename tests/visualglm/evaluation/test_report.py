@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from visualglm.evaluation.answers import AnswerRow, match_answers
+from visualglm.evaluation.bootstrap import Interval
 from visualglm.evaluation.data import ImageFile, Question
 from visualglm.evaluation.errors import EvaluationError
 from visualglm.evaluation.metrics import METRICS
@@ -106,8 +107,6 @@ def test_an_image_that_has_vanished_is_named_on_the_page(report: Report, tmp_pat
 
 
 def test_bars_of_undefined_scores() -> None:
-    from visualglm.evaluation.bootstrap import Interval
-
     drawing = bars("none", {"a": Interval(math.nan, math.nan, math.nan), "b": Interval(120, 110, 130)})
     assert len(ET.fromstring(drawing).findall("{http://www.w3.org/2000/svg}rect")) == 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError, QuestionFileError
-from .coco import read_captions, read_vqa
+from .coco import CAPTION_QUESTION, read_captions, read_vqa
 from .json_benchmarks import ACCEPTED, read_llava_bench, read_own, read_pope
 from .mme import mme_categories, read_mme
 from .question import Question
@@ -29,6 +29,7 @@ class QuestionFile:
         annotations: VQAv2's annotations, or LLaVA-Bench's reference answers; None if there are none, or if they lie
             beside the file.
         read_rows: reads fine-tuning data: `finetune.rows.read_rows`.
+        question: the question about each image of COCO captions.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class QuestionFile:
     images: Path | None = None
     annotations: Path | None = None
     read_rows: ReadTrainingRows | None = None
+    question: str = CAPTION_QUESTION
 
     def __iter__(self) -> Iterator[Question]:
         return FORMATS[self.task](self)
@@ -52,7 +54,7 @@ FORMATS: dict[str, Callable[[QuestionFile], Iterator[Question]]] = {
     "pope": lambda file: read_pope(file.path, file.images),
     "mme": lambda file: read_mme(file.path),
     "vqa": lambda file: read_vqa(file.path, file.images, file.annotations),
-    "captions": lambda file: read_captions(file.path, file.images),
+    "captions": lambda file: read_captions(file.path, file.images, file.question),
     "choices": lambda file: read_tsv(file.path, file.images),
     "llava-bench": lambda file: read_llava_bench(file.path, file.images, file.annotations),
     "questions": lambda file: read_own(file.path, file.images),
@@ -68,13 +70,14 @@ def open_questions(
     images: str | Path | None = None,
     annotations: str | Path | None = None,
     read_rows: ReadTrainingRows | None = None,
+    question: str = CAPTION_QUESTION,
 ) -> QuestionFile:
     """Return the questions of a file or folder.
 
     Args:
         path: the file or folder.
         task: its format, a key of `FORMATS`; None recognizes it.
-        images, annotations, read_rows: see `QuestionFile`.
+        images, annotations, read_rows, question: see `QuestionFile`.
 
     Raises:
         EvaluationError: there is no such task.
@@ -91,6 +94,7 @@ def open_questions(
         None if images is None else Path(images),
         None if annotations is None else Path(annotations),
         read_rows,
+        question,
     )
 
 
