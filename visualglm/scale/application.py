@@ -1,31 +1,73 @@
 """The Ray Serve application: the HTTP application in front of the replicas of the model."""
 
+import platform
+import uuid
 from typing import Any
 
+import ray
 from ray import serve
 
+from model import VisualGLMError
 from visualglm.server.settings import Settings
 
 from .cluster_config import ClusterSettings
+from .coordinator import get_coordinator
+from .errors import ClusterError
+from .identity import model_identity, program_identity
 from .ingress import build_ingress
 from .names import INGRESS_DEPLOYMENT, MODEL_DEPLOYMENT
 from .replica import ModelReplica, ModelSettings
 
 MARGIN_S = 10.0  # a replica may take longer to stop than the longest answer
+START_ATTEMPTS = 2  # a replica whose model cannot be loaded is not started forever
 
 
-def build_application(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> serve.Application:
+class ServedReplica(ModelReplica):
+    """A replica that starts only if its node has the files of the other nodes, and that reports why it cannot start.
+
+    Args:
+        settings: the model.
+        deployment: identifies the deployment, all of whose replicas have the same model and program.
+    """
+
+    def __init__(self, settings: ModelSettings, deployment: str) -> None:
+        self.coordinator = get_coordinator()
+        try:
+            self.check_files(settings, deployment)
+            super().__init__(settings)
+        except VisualGLMError as error:
+            ray.get(self.coordinator.fail.remote(str(error)))
+            raise
+
+    def check_files(self, settings: ModelSettings, deployment: str) -> None:
+        """Check that this node has the same model and program as the node of the first replica.
+
+        Raises:
+            ClusterError: it has others.
+        """
+        files = {name: model_identity(name) for name in settings.model_names}
+        files["the program VisualGLM"] = program_identity()
+        different = ray.get(self.coordinator.compare.remote(deployment, files))
+        if different:
+            raise ClusterError(
+                f"The node {platform.node()} has other files of {different} than the nodes that already serve it. "
+                "Copy the same version to all nodes, then deploy again."
+            )
+
+
+def build_application(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:
     """Return the application, ready for `serve.run`."""
     stop_s = settings.request_timeout + MARGIN_S
     settings_of_each = cluster.settings_of_each(settings)
-    limit = model.max_batch_size + model.max_queue_size
     replica = serve.deployment(
-        ModelReplica,
+        ServedReplica,
         name=MODEL_DEPLOYMENT,
-        **scaling_options(cluster, model.max_batch_size),
         ray_actor_options={"num_gpus": cluster.gpus, "num_cpus": cluster.cpus},
-        max_ongoing_requests=limit,
-        graceful_shutdown_timeout_s=stop_s,
+        max_ongoing_requests=model.max_batch_size + model.max_queue_size,
+        max_constructor_retry_count=START_ATTEMPTS,
+        rolling_update_percentage=cluster.update_percentage / 100,
+        **common_options(stop_s),
+        **scaling_options(cluster, model.max_batch_size),
     )
 
     def build() -> Any:
@@ -37,9 +79,14 @@ def build_application(cluster: ClusterSettings, model: ModelSettings, settings: 
         num_replicas=cluster.http_replicas,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=settings.max_connections,
-        graceful_shutdown_timeout_s=stop_s,
+        **common_options(stop_s),
     )
-    return ingress.bind(replica.bind(model))
+    return ingress.bind(replica.bind(model, uuid.uuid4().hex))
+
+
+def common_options(stop_s: float) -> dict[str, Any]:
+    """Return Ray Serve's options of both deployments: a replica that is replaced finishes its answers first."""
+    return {"graceful_shutdown_timeout_s": stop_s, "graceful_shutdown_wait_loop_s": 0.5, "health_check_period_s": 2.0}
 
 
 def scaling_options(cluster: ClusterSettings, max_batch_size: int) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 import ray
 from ray import serve
 
-from model import SettingError, VisualGLMError
+from model import SettingError
 from visualglm.server.listening import warn_if_unauthenticated
 from visualglm.server.request_log import log
 from visualglm.server.settings import Settings
 
+from .address import connect
 from .cluster_config import ClusterSettings
 from .local import LOG_LEVEL, deploy
 from .replica import ModelSettings
@@ -18,13 +19,11 @@ def deploy_on_cluster(address: str, cluster: ClusterSettings, model: ModelSettin
 
     Raises:
         SettingError: the cluster's HTTP servers listen at another address.
-        VisualGLMError: the cluster cannot be reached, or a replica cannot be started.
+        ClusterError: the cluster cannot be reached.
+        VisualGLMError: a replica cannot be started.
     """
     warn_if_unauthenticated(settings)
-    try:
-        ray.init(address, logging_level=LOG_LEVEL, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise VisualGLMError(f"The Ray cluster at {address} cannot be reached: {error}") from error
+    connect(address, log_to_driver=False)
     try:
         start_http(settings)
         deploy(cluster, model, settings)

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,8 @@ class Coordinator:
         self.ended: Snapshot = []
         self.closing = False
         self.failure = ""
+        self.deployment = ""
+        self.files: dict[str, str] = {}
         self.replicas: int | None = None
         self.counted = 0.0
 
@@ -86,6 +89,16 @@ class Coordinator:
         if self.closing and not all(report.closing for report in reports):
             return None
         return sum(report.answers for report in reports)
+
+    def compare(self, deployment: str, files: Mapping[str, str]) -> str:
+        """Compare the hashes of a node's files with those of the deployment's first replica.
+
+        Returns:
+            The first name whose hash differs; "" if all are the same.
+        """
+        if deployment != self.deployment:
+            self.deployment, self.files = deployment, dict(files)
+        return next((name for name, value in files.items() if self.files.get(name) != value), "")
 
     def fail(self, reason: str) -> None:
         """Store the reason why a replica cannot start."""

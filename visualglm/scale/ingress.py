@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,8 @@ def build_ingress(settings: Settings) -> FastAPI:
             reporting = asyncio.create_task(member.run())
             yield
             reporting.cancel()
+            with suppress(*RAY_ERRORS):
+                await member.report()  # counters that the coordinator keeps
 
     app.router.lifespan_context = lifespan
     return app

@@ -25,6 +25,7 @@ from .names import APPLICATION
 from .replica import ModelSettings
 
 LOOPBACK = "127.0.0.1"
+START_ATTEMPTS = 3  # the processes of Ray have 15 s to start, which is short while other programs use all cores
 DRAIN_STEP_S = 0.1
 LOG_LEVEL = "WARNING"
 
@@ -37,14 +38,28 @@ def local_ray(cluster: ClusterSettings) -> Iterator[None]:
         VisualGLMError: Ray cannot be started.
     """
     cpus = max(os.cpu_count() or 1, round(cluster.replicas * cluster.cpus) + 1)
-    try:
-        ray.init("local", include_dashboard=False, num_cpus=cpus, _node_ip_address=LOOPBACK, logging_level=LOG_LEVEL)
-    except (ConnectionError, RuntimeError, OSError) as error:
-        raise VisualGLMError(f"Ray cannot be started on this machine: {error}") from error
+    start_ray({"include_dashboard": False, "num_cpus": cpus, "_node_ip_address": LOOPBACK, "logging_level": LOG_LEVEL})
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def start_ray(settings: dict[str, Any]) -> None:
+    """Start a local Ray with these settings of `ray.init`; a start that takes too long is tried again.
+
+    Raises:
+        VisualGLMError: Ray cannot be started.
+    """
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init("local", **settings)
+            return
+        except Exception as error:  # Ray's own exception of a slow start has no type of its own
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise VisualGLMError(f"Ray cannot be started on this machine: {error}") from error
+            log("Ray did not start", logging.WARNING, reason=str(error), attempt=attempt + 1)
 
 
 class StopSignal:
@@ -107,7 +122,7 @@ def serve_locally(cluster: ClusterSettings, model: ModelSettings, settings: Sett
         stop = StopSignal()
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": LOG_LEVEL})
         coordinator = deploy(cluster, model, settings)
-        log("listening", host=host, port=port, replicas=cluster.replicas)
+        log("listening", host=host, port=port, replicas=cluster.replicas, ray=ray.get_runtime_context().gcs_address)
         stop.wait()
         log("stopping")
         drain(coordinator, settings.shutdown_timeout, stop)

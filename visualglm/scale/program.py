@@ -2,18 +2,18 @@
 
 import argparse
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from model import SettingError, VisualGLMError
+from model import SettingError
 from visualglm.arguments import check_model, choose_loader
-from visualglm.cli import install_command
 from visualglm.server.settings import Settings
 
+from .address import find_cluster
 from .arguments import ALL
 from .cluster_config import ClusterSettings
-from .ray_environment import prepare_local_ray
+from .errors import require_ray
+from .ray_environment import prepare_connection, prepare_local_ray
 from .replica import ModelSettings
 
 MODEL_OPTIONS = ("from_pretrained", "base", "quant", "quant_vision", "quant_embeddings", "device", "dtype")
@@ -24,12 +24,13 @@ def serve_on_ray(options: argparse.Namespace, settings: Settings, hf: bool) -> N
 
     Raises:
         SettingError: the flags are invalid, or this machine has too few GPUs.
-        VisualGLMError: Ray is not installed, or the server cannot be started.
+        ClusterError: Ray is not installed.
+        VisualGLMError: the server cannot be started.
     """
-    if find_spec("ray") is None:
-        raise VisualGLMError(f"Ray cannot be imported. To install it: {install_command('scale')}")
+    require_ray()
     model = model_settings(options, settings, hf)
     if options.ray is not None:
+        prepare_connection(find_cluster(options.ray))
         from .cluster import deploy_on_cluster
 
         deploy_on_cluster(options.ray, ClusterSettings(**options.cluster_values), model, settings)

@@ -3,13 +3,17 @@
 import os
 import sys
 
-# The last one makes a local Ray use only the loopback address; its name stems from the systems where that is usual.
+from visualglm.local_address import listens_on_loopback
+
+# Makes Ray use only the loopback address, and connect to it; its name stems from the systems where that is usual.
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOCAL_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_agent_register_timeout_ms": "120000",  # Ray's processes start slowly while other programs use all cores
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "visualglm.scale.proxy:middlewares",
+    LOOPBACK_VARIABLE: "0",
 }
 
 
@@ -19,3 +23,9 @@ def prepare_local_ray() -> None:
         raise RuntimeError("Ray has already been imported and would ignore the variables.")
     for name, value in LOCAL_VARIABLES.items():
         os.environ.setdefault(name, value)
+
+
+def prepare_connection(address: str) -> None:
+    """Let Ray connect to an address "HOST:PORT" of the loopback interface, before Ray is imported."""
+    if listens_on_loopback(address.rpartition(":")[0]):
+        os.environ.setdefault(LOOPBACK_VARIABLE, "0")

@@ -37,6 +37,11 @@ class ModelSettings:
     max_batch_size: int
     max_queue_size: int
 
+    @property
+    def model_names(self) -> list[str]:
+        """Names or directories of the model and of its base."""
+        return [self.options[name] for name in ("from_pretrained", "base") if self.options.get(name)]
+
     def load(self) -> ChatModel:
         """Load the model."""
         from visualglm.arguments import choose_loader, load_model

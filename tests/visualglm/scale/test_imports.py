@@ -16,7 +16,7 @@ def test_without_replicas_ray_is_not_imported(module: str) -> None:
 
 def test_a_missing_ray_is_named_with_its_extra() -> None:
     code = (
-        "import sys, visualglm.scale.program as program; program.find_spec = lambda name: None; "
+        "import sys, visualglm.scale.errors as errors; errors.find_spec = lambda name: None; "
         "from visualglm.server.program import main; sys.argv = ['serve', '--replicas', '2']; sys.exit(main())"
     )
     done = run_preloaded(code)

@@ -1,0 +1,161 @@
+"""The server on a real Ray. One test starts it once and checks all properties, because a start takes long."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.api_server import DESCRIBE, SCENE_BASE64, SCENE_URL, completion, events, wait_until
+from tests.helpers.ray_server import KEY, MODEL_PROCESS, ROOT, START_S, RayServer, Stream, cpu_ticks, ray_server
+
+pytest.importorskip("ray")
+CLUSTER = """
+model: {from_pretrained: visualglm-tiny, device: cpu}
+server: {port: PORT, api-key: KEY, max-batch: 8}
+replicas: 2
+http-replicas: 2
+cpus: 0.5
+"""
+
+
+@pytest.mark.slow
+def test_a_server_on_ray_serves_survives_and_stops(tmp_path: Path) -> None:
+    with ray_server(tmp_path, "--from_pretrained", "visualglm-tiny", "--replicas", "2") as server:
+        both_protocols_answer_about_an_image(server)
+        answers_are_streamed(server)
+        requests_without_a_key_are_rejected(server)
+        errors_have_the_form_of_their_protocol(server)
+        a_disconnected_client_stops_its_answer(server)
+        a_lost_replica_costs_its_running_answers_alone(server)
+        a_question_that_waits_in_a_lost_replica_is_answered_by_another(server)
+        an_update_loses_no_answer_and_no_count(server, tmp_path)
+        a_stopped_server_finishes_its_answers(server)
+
+
+def both_protocols_answer_about_an_image(server: RayServer) -> None:
+    native = server.ask(text=DESCRIBE, image=SCENE_BASE64, max_new_tokens=8, temperature=0)
+    openai = server.client.post("/v1/chat/completions", json=completion(DESCRIBE, image=SCENE_URL, max_tokens=8))
+    assert (native.status_code, openai.status_code) == (200, 200)
+    assert native.json()["response"] == openai.json()["choices"][0]["message"]["content"] != ""
+
+
+def answers_are_streamed(server: RayServer) -> None:
+    stream = Stream(server, max_new_tokens=40)
+    stream.join()
+    assert stream.is_complete
+    assert len(stream.events) > 2
+    body = completion("Hello", stream=True, max_tokens=20, min_length=2000, stop=["zzz"])
+    parts = events(server.client.post("/v1/chat/completions", json=body))
+    assert parts[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def requests_without_a_key_are_rejected(server: RayServer) -> None:
+    for path in ("/", "/v1/chat/completions"):
+        response = server.client.post(path, json={}, headers={"Authorization": ""})
+        assert response.status_code == 401
+    assert server.client.get("/health", headers={"Authorization": ""}).status_code == 200
+
+
+def errors_have_the_form_of_their_protocol(server: RayServer) -> None:
+    too_long = server.ask(text="你" * 3000)
+    assert (too_long.status_code, too_long.json()["status"]) == (400, 400)
+    too_long = server.client.post("/v1/chat/completions", json=completion("你" * 3000))
+    assert too_long.json()["error"]["code"] == "context_length_exceeded"
+    assert server.client.get("/nothing").json()["error"]["code"] == "unknown_route"
+
+
+def a_disconnected_client_stops_its_answer(server: RayServer) -> None:
+    with server.client.stream("POST", "/", json={"text": "你好", "stream": True, "min_length": 2000}) as response:
+        next(response.iter_lines())
+    wait_until(lambda: server.metric("visualglm_answers") == 0, 60)
+    wait_until(lambda: not is_computing(server), 60)
+    assert server.metric("visualglm_requests_total", '{path="/",status="499"}') == 0  # the answer had begun
+
+
+def is_computing(server: RayServer) -> bool:
+    """Return whether a model replica uses a fifth of a core or more."""
+    seconds = 0.5
+    before = {pid: cpu_ticks(pid) for pid in server.processes(MODEL_PROCESS)}
+    time.sleep(seconds)
+    limit = 0.2 * seconds * os.sysconf("SC_CLK_TCK")
+    return any(cpu_ticks(pid) - ticks > limit for pid, ticks in before.items())
+
+
+def a_lost_replica_costs_its_running_answers_alone(server: RayServer) -> None:
+    streams = [Stream(server) for _ in range(6)]
+    wait_until(lambda: all(len(stream.events) > 1 for stream in streams), 60)
+    os.kill(server.processes(MODEL_PROCESS)[0], signal.SIGKILL)
+    for stream in streams:
+        stream.join()
+    lost = [stream for stream in streams if not stream.is_complete]
+    assert 0 < len(lost) < len(streams)
+    assert all(stream.events[-1]["status"] == 500 and "Ask again" in stream.events[-1]["error"] for stream in lost)
+    wait_for_replicas(server, 2)
+
+
+def wait_for_replicas(server: RayServer, count: int) -> None:
+    wait_until(lambda: server.metric("visualglm_replicas") == count and server.is_ready, START_S)
+
+
+def a_question_that_waits_in_a_lost_replica_is_answered_by_another(server: RayServer) -> None:
+    stopped = server.processes(MODEL_PROCESS)[0]
+    os.kill(stopped, signal.SIGSTOP)  # questions that it receives wait for their first token
+    streams = [Stream(server, max_new_tokens=8) for _ in range(6)]
+    wait_until(lambda: any(stream.is_complete for stream in streams), 60)
+    os.kill(stopped, signal.SIGKILL)
+    for stream in streams:
+        stream.join()
+    assert all(stream.is_complete for stream in streams)
+    wait_for_replicas(server, 2)
+
+
+def an_update_loses_no_answer_and_no_count(server: RayServer, folder: Path) -> None:
+    before = server.metric("visualglm_requests_total", '{path="/",status="200"}')
+    old = {*server.processes(MODEL_PROCESS)}
+    statuses: list[int] = []
+    updated = threading.Event()
+
+    def keep_asking() -> None:
+        while not updated.is_set():
+            statuses.append(server.ask().status_code)
+
+    asking = [threading.Thread(target=keep_asking) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    try:
+        update(server, folder)
+        wait_until(lambda: old.isdisjoint(server.processes(MODEL_PROCESS)), START_S)
+    finally:
+        updated.set()
+        for thread in asking:
+            thread.join()
+    assert {*statuses} == {200}
+    count = before + len(statuses)
+    wait_until(lambda: server.metric("visualglm_requests_total", '{path="/",status="200"}') == count, 60)
+
+
+def update(server: RayServer, folder: Path) -> None:
+    """Deploy the server again, with another batch size and two HTTP applications."""
+    path = folder / "cluster.yaml"
+    path.write_text(CLUSTER.replace("PORT", str(server.port)).replace("KEY", KEY), encoding="utf-8")
+    command = [sys.executable, "-m", "visualglm", "serve", "--ray", server.ray_address, "--config", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
+    assert done.returncode == 0, done.stderr
+
+
+def a_stopped_server_finishes_its_answers(server: RayServer) -> None:
+    stream = Stream(server)
+    wait_until(lambda: len(stream.events) > 1, 60)
+    server.process.terminate()
+    wait_until(lambda: server.client.get("/ready").json()["status"] == "stopping", 60)
+    rejected = server.ask()
+    assert (rejected.status_code, rejected.json()["status"]) == (503, 503)
+    stream.join()
+    assert stream.is_complete
+    assert server.process.wait(START_S) == 0
+    wait_until(lambda: not server.processes(), 60)
