@@ -1,5 +1,7 @@
 """Deploy the server on a running Ray cluster."""
 
+import logging
+
 import ray
 from ray import serve
 
@@ -24,6 +26,7 @@ def deploy_on_cluster(address: str, cluster: ClusterSettings, model: ModelSettin
     """
     warn_if_unauthenticated(settings)
     connect(address, log_to_driver=False)
+    logging.getLogger("ray.serve").setLevel(LOG_LEVEL)
     try:
         start_http(settings)
         deploy(cluster, model, settings)

@@ -117,8 +117,8 @@ def serve_locally(cluster: ClusterSettings, model: ModelSettings, settings: Sett
     warn_if_unauthenticated(settings)
     with listen(settings) as sock:  # find out now whether the address can be used
         host, port = sock.getsockname()[:2]
-    logging.getLogger("ray.serve").setLevel(LOG_LEVEL)
     with local_ray(cluster):
+        logging.getLogger("ray.serve").setLevel(LOG_LEVEL)
         stop = StopSignal()
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": LOG_LEVEL})
         coordinator = deploy(cluster, model, settings)

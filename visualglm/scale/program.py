@@ -9,7 +9,6 @@ from model import SettingError
 from visualglm.arguments import check_model, choose_loader
 from visualglm.server.settings import Settings
 
-from .address import find_cluster
 from .arguments import ALL
 from .cluster_config import ClusterSettings
 from .errors import require_ray
@@ -30,7 +29,7 @@ def serve_on_ray(options: argparse.Namespace, settings: Settings, hf: bool) -> N
     require_ray()
     model = model_settings(options, settings, hf)
     if options.ray is not None:
-        prepare_connection(find_cluster(options.ray))
+        prepare_connection(options.ray)
         from .cluster import deploy_on_cluster
 
         deploy_on_cluster(options.ray, ClusterSettings(**options.cluster_values), model, settings)

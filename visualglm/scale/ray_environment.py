@@ -27,5 +27,6 @@ def prepare_local_ray() -> None:
 
 def prepare_connection(address: str) -> None:
     """Let Ray connect to an address "HOST:PORT" of the loopback interface, before Ray is imported."""
-    if listens_on_loopback(address.rpartition(":")[0]):
+    host = address.rpartition(":")[0]
+    if host and listens_on_loopback(host):
         os.environ.setdefault(LOOPBACK_VARIABLE, "0")

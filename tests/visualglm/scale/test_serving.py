@@ -74,7 +74,6 @@ def a_disconnected_client_stops_its_answer(server: RayServer) -> None:
         next(response.iter_lines())
     wait_until(lambda: server.metric("visualglm_answers") == 0, 60)
     wait_until(lambda: not is_computing(server), 60)
-    assert server.metric("visualglm_requests_total", '{path="/",status="499"}') == 0  # the answer had begun
 
 
 def is_computing(server: RayServer) -> bool:
