@@ -38,7 +38,7 @@ class MetricResult:
         kinds: the same by kind of question.
         totals: other scores of all answers, such as MME's totals.
         controls: comparisons with the controls that were run, by name.
-        calibration: calibration of the answers; None without log-probabilities.
+        calibration: calibration of the answers; None without log-probabilities, or if the metric is no accuracy.
         grades: quality of each answer, from 0 to about 1.
     """
 
@@ -163,7 +163,7 @@ def evaluate_metric(
             for name, (own, control) in controls.items()
             if own
         },
-        calibrate(answered, grades),
+        calibrate(answered, grades) if metric.is_accuracy else None,
         grades,
     )
 

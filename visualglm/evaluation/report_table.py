@@ -76,6 +76,7 @@ def describe_control(result: MetricResult, name: str, control: ControlResult) ->
     difference = control.differences[main]
     text = (
         f"own image minus {CONTROLS.get(name, name)}: {main} {format_number(difference.interval.value)} "
-        f"{format_interval(difference.interval)}, p = {difference.p_value:.3f}, {control.pairs:,} pairs"
+        f"{format_interval(difference.interval)}, p = {difference.p_value:.3f}, "
+        f"{control.pairs:,} of {len(result.grades):,} questions"
     )
     return f"{text}  {BLIND}" if control.is_blind else text

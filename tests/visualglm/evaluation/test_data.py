@@ -147,6 +147,12 @@ def test_table_with_an_unknown_option_names_the_row(tmp_path: Path) -> None:
     assert caught.value.row == 1
 
 
+def test_several_images_in_a_row_are_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.tsv", ["0", "Which?", "", "red", "blue", "", "", "A", "color", "['AAAA', 'BBBB']"])
+    with pytest.raises(QuestionFileError, match="several images"):
+        list(open_questions(path))
+
+
 def test_broken_base64_is_an_image_error(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.tsv", ["0", "Which?", "", "red", "blue", "", "", "A", "color", "A" * 65])
     (question,) = open_questions(path)

@@ -59,10 +59,18 @@ def test_the_table_has_scores_kinds_and_controls(report: Report) -> None:
     assert "24 questions, 6 images" in text
     assert "accuracy" in text and "83.33" in text
     assert "random & rare" in text
-    assert "12 pairs" in text
+    assert "12 of 24 questions" in text
     lines = text.splitlines()
     assert not any(BLIND in line for line in lines if "swapped" in line)
     assert all(BLIND in line for line in lines if "no image" in line)
+
+
+def test_only_accuracies_are_calibrated(questions: list[Question]) -> None:
+    matched = match_answers(questions, answers(questions, 4))
+    accuracy, chrf = make_report("t", [METRICS["pope"], METRICS["chrf"]], matched).results
+    assert accuracy.calibration is not None
+    assert accuracy.calibration.count == 24
+    assert chrf.calibration is None
 
 
 def test_a_control_is_compared_on_its_own_questions(report: Report) -> None:

@@ -114,6 +114,8 @@ def table_image(
     value = record.values.get("image") or ""
     if not value:
         return find_image(record, record.text("image_path"), images)
+    if value.startswith("["):
+        raise record.error("it has several images; the model reads one. Remove the row.")
     if len(value) > MAX_REFERENCE:
         index = record.text("index", default=str(record.number))
         embedded[index] = TableImage(index, record.path, offset, columns.index("image"))

@@ -75,4 +75,4 @@ def summarize_choices(sums: Array) -> Scores:
     }
 
 
-CHOICES = Metric("choices", measure_choices, summarize_choices, main="accuracy")
+CHOICES = Metric("choices", measure_choices, summarize_choices, main="accuracy", is_accuracy=True)

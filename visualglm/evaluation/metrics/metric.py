@@ -4,7 +4,7 @@ This holds for averages as well as for precision, BLEU or pairs of questions, an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +28,7 @@ class Metric:
         summarize: maps sums of statistics [..., K] to scores by name, each [...]; NaN where a score is undefined.
         main: name of the score that grades a single answer.
         lower_is_better: whether a low main score is a good one.
+        is_accuracy: whether grades tell how correct an answer is, as calibration requires.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Metric:
     summarize: Callable[[Array], Scores]
     main: str
     lower_is_better: bool = False
+    is_accuracy: bool = False
 
     def grade(self, statistics: Array) -> Array:
         """Return the quality of each answer [N], from 0 to about 1; NaN where the score is undefined.
@@ -55,8 +57,9 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def mean_metric(name: str, score: Callable[[Answered], float]) -> Metric:
-    """Return a metric that is the mean of a score of each answer, from 0 to 1."""
-    return mean_of_all(name, lambda answered: [score(answer) for answer in answered])
+    """Return a metric that is the mean accuracy of the answers, each from 0 to 1."""
+    metric = mean_of_all(name, lambda answered: [score(answer) for answer in answered])
+    return replace(metric, is_accuracy=True)
 
 
 def mean_of_all(name: str, score: Callable[[Sequence[Answered]], Sequence[float]]) -> Metric:

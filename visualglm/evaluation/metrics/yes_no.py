@@ -107,5 +107,5 @@ def mme_totals(kinds: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-POPE = Metric("pope", measure_pope, summarize_pope, main="accuracy")
-MME = Metric("mme", measure_mme, summarize_mme, main="accuracy")
+POPE = Metric("pope", measure_pope, summarize_pope, main="accuracy", is_accuracy=True)
+MME = Metric("mme", measure_mme, summarize_mme, main="accuracy", is_accuracy=True)
