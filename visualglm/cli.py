@@ -40,6 +40,7 @@ COMMANDS = {
     ),
     "batch": Command("visualglm.batch.program", "answer questions about many images"),
     "mcp": Command("visualglm.mcp.program", "offer the model as an MCP tool over stdio", "mcp", ("mcp",)),
+    "evaluate": Command("visualglm.evaluation.program", "evaluate a model on questions about images"),
     "finetune": Command("finetune.__main__", "fine-tune a model on your own images", "train", ("sat",)),
     "check-data": Command("finetune.check", "check a file of training data"),
     "merge": Command(

@@ -11,18 +11,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from model import DEMO, SettingError
-from model.command_line import FAILURE, SUCCESS, ArgumentParser, print_text, run_program
+from model.command_line import ArgumentParser, print_text, run_program
 from visualglm.arguments import add_model_arguments, check_model, choose_loader, loading_bar
 from visualglm.scale.batch_arguments import add_ray_arguments, check_ray_arguments, choose_cluster
 
 from .rows import Columns, Input
 from .tasks import Backend, Result, Settings, Task
-
-if TYPE_CHECKING:  # imports torch
-    from .work import Answerer
 
 LOADING = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
 
@@ -58,7 +55,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_work_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the number of rows, bad rows, the batch size and the devices."""
+    """Add the flags that say how much is answered, where, and what a bad row does."""
     group = parser.add_argument_group("work")
     add = group.add_argument
     add("--limit", type=int, metavar="N", help="answer the first N rows only")
@@ -94,7 +91,7 @@ def make_settings(options: argparse.Namespace) -> Settings:
     """
     loader = choose_loader(options.hf, None)
     check_model(options, loader)
-    sampling = {name: getattr(options, name) for name in (*sampling_flags(), "max_new_tokens")}
+    sampling = {name: getattr(options, name, None) for name in (*sampling_flags(), "max_new_tokens")}
     return Settings(
         model=options.from_pretrained,
         loading={name: getattr(options, name) for name in LOADING},
@@ -112,37 +109,30 @@ def sampling_flags() -> tuple[str, ...]:
     return tuple(FLAGS)
 
 
-def load_answerer(settings: Settings, device: str | None = None) -> "Answerer":
-    """Load the model with a progress bar, and warm it up."""
+def answer_here(settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
+    """Answer tasks in this process."""
     from .work import Answerer
 
     with loading_bar() as progress:
-        answerer = Answerer(settings, device, progress=progress)
+        answerer = Answerer(settings, progress=progress)
     answerer.warm_up()
-    return answerer
+    yield from answerer.answer(tasks)
 
 
-def answer_here(settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
-    """Answer tasks in this process."""
-    yield from load_answerer(settings).answer(tasks)
-
-
-def choose_backend(options: argparse.Namespace, devices: list[str]) -> Backend:
+def choose_backend(options: argparse.Namespace) -> Backend:
     """Return the backend that the command line names.
 
-    Args:
-        devices: of --gpus; if there are none, this process answers.
-
     Raises:
+        SettingError: this machine has not the GPUs that it names.
         VisualGLMError: Ray is not installed, or its address cannot be used.
     """
     if options.ray is not None:
         return choose_cluster(options)
-    if not devices:
+    if options.gpus is None:
         return answer_here
     from .processes import answer_in_processes
 
-    return partial(answer_in_processes, devices=devices)
+    return partial(answer_in_processes, devices=find_gpus(options.gpus))
 
 
 def find_gpus(wanted: str) -> list[str]:
@@ -161,40 +151,23 @@ def find_gpus(wanted: str) -> list[str]:
     if "," not in wanted and wanted != "all":
         numbers = list(range(numbers[0]))
     if not numbers or min(numbers) < 0 or max(numbers) >= count or len(set(numbers)) < len(numbers):
-        found = f"{count} GPU{'' if count == 1 else 's'}" if count else "no GPU that PyTorch can use"
+        found = f"{count} GPU{'' if count == 1 else 's'}"
         raise SettingError(f"--gpus {wanted}: this machine has {found}. Name some of them, or omit --gpus.")
     return [f"cuda:{number}" for number in numbers]
 
 
-def rehearse(settings: Settings, rows: Input, options: argparse.Namespace, devices: list[str]) -> int:
-    """Check the rows and estimate the time; return the exit code."""
-    from .estimate import check_rows, print_estimate
-
-    checked = check_rows(rows, options.limit)
-    for line in checked.describe():
-        print_text(line)
-    if checked.sample:
-        print_estimate(checked, load_answerer(settings, next(iter(devices), None)), max(1, len(devices)))
-    return FAILURE if checked.bad and not options.skip_bad else SUCCESS
-
-
-def run() -> int:
-    """Run the program; return the exit code."""
+def run() -> None:
+    """Run the program."""
     options = parse_arguments()
     columns = Columns(options.image_column, options.question_column, options.id_column)
     rows = Input(Path(options.input).expanduser(), options.question, columns)
-    devices = [] if options.gpus is None or options.ray is not None else find_gpus(options.gpus)
-    backend = choose_backend(options, devices)
+    backend = choose_backend(options)
     settings = make_settings(options)
-    if options.dry_run:
-        return rehearse(settings, rows, options, devices)
     from .run import Run
 
-    output = Path(options.output).expanduser()
-    started = Run(settings, rows, output, limit=options.limit, skip_bad=options.skip_bad)
+    started = Run(settings, rows, Path(options.output).expanduser(), limit=options.limit, skip_bad=options.skip_bad)
     started.finish(backend)
     print_text(started.describe(), file=sys.stderr)
-    return SUCCESS
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Keep a record of a run next to its output, so that only the same run can continue it."""
+"""Keep a record of a run beside its output, so that only the same run goes on with it."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from model import DEMO, SettingError
 from model.file_writing import write_text_atomically
 
 from .output import OutputError
-from .rows import Input
+from .rows import RowSource
 from .tasks import Settings
 
 if TYPE_CHECKING:  # imports torch
@@ -37,7 +37,7 @@ def record_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.run.json")
 
 
-def make_record(settings: Settings, rows: Input) -> dict[str, Any]:
+def make_record(settings: Settings, rows: RowSource) -> dict[str, Any]:
     """Return the record of a run: all that its answers depend on.
 
     Raises:
@@ -60,14 +60,14 @@ def make_record(settings: Settings, rows: Input) -> dict[str, Any]:
     }
 
 
-def check_record(output: Path, record: Mapping[str, Any], rows: Input, *, is_started: bool) -> None:
-    """Compare the record of this run with an earlier one, then write it.
+def check_record(output: Path, record: Mapping[str, Any], rows: RowSource, *, is_started: bool) -> None:
+    """Compare the record of an earlier run with that of this one, then write this one.
 
     Args:
         is_started: whether the output holds answers already.
 
     Raises:
-        SettingError: the output belongs to another run.
+        SettingError: the output is that of another run.
         OutputError: the record cannot be read or written.
     """
     path = record_path(output)
@@ -98,8 +98,8 @@ def read_record(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def compare_records(output: Path, before: Mapping[str, Any], now: Mapping[str, Any], rows: Input) -> None:
-    """Raise SettingError, which names the differences, if an output belongs to another run."""
+def compare_records(output: Path, before: Mapping[str, Any], now: Mapping[str, Any], rows: RowSource) -> None:
+    """Raise SettingError, which names the differences, if an output is that of another run."""
     differing = [
         f"{label}{describe_change(before.get(name), now[name])}"
         for name, label in LABELS.items()

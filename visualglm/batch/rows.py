@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from model import SettingError
 
@@ -20,7 +20,7 @@ ADDRESS = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; None to look for the usual names."""
+    """The names of the columns; None for those that are found by their usual names, if there are any."""
 
     image: str | None = None
     question: str | None = None
@@ -42,8 +42,39 @@ class BadRow:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
+class RowSource(Protocol):
+    """What a run needs to know of its rows; iterating reads them anew."""
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        ...
+
+    @property
+    def questions(self) -> Any:
+        """What is asked about all rows, in JSON values."""
+        ...
+
+    @property
+    def columns(self) -> Columns:
+        """The names of the columns."""
+        ...
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether rows are identified by paths or ids, not by their numbers."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        ...
+
+    def __iter__(self) -> Iterator[Task | BadRow]: ...
+
+
 class Input:
-    """The rows of a folder or a file; each iteration reads them again.
+    """The rows of a folder or a file; iterating reads them anew.
 
     Args:
         path: a folder of images, or a JSON, JSON Lines, CSV, TSV or Parquet file.
@@ -62,7 +93,7 @@ class Input:
         self.folder = path if self.read is read_folder else path.parent
         first = next(self.records(), None)
         if first is None:
-            what = "no images, such as .jpg or .png files" if self.read is read_folder else "no rows"
+            what = "no images" if self.read is read_folder else "no rows"
             raise SettingError(f"The input {str(path)!r} holds {what}. Check --input.")
         self.columns = self._find_columns(columns or Columns(), first if isinstance(first, Mapping) else {})
 

@@ -13,12 +13,12 @@ from .bad_rows import BadRows, RowError
 from .output import OutputFile
 from .progress import Progress
 from .record import check_record, make_record
-from .rows import BadRow, Input
+from .rows import BadRow, RowSource
 from .tasks import Backend, Result, Settings, Task
 
 
 class Run:
-    """A run of the program: selects unanswered questions and writes the results.
+    """A run of the program: what is left to do, and where results go.
 
     Args:
         settings: the model and how it answers.
@@ -28,25 +28,29 @@ class Run:
         skip_bad: whether bad rows are left out.
 
     Raises:
-        VisualGLMError: the output cannot be used, or belongs to another run.
+        VisualGLMError: the output cannot be used, or is that of another run.
     """
 
     def __init__(
-        self, settings: Settings, rows: Input, output: Path, *, limit: int | None = None, skip_bad: bool = False
+        self, settings: Settings, rows: RowSource, output: Path, *, limit: int | None = None, skip_bad: bool = False
     ) -> None:
         self.settings = settings
         self.rows = rows
         self.limit = limit
         record = make_record(settings, rows)
         self.output = OutputFile(output)
-        check_record(output, record, rows, is_started=bool(self.output.done))
-        self.bad = BadRows(output, skip=skip_bad)
+        try:
+            check_record(output, record, rows, is_started=bool(self.output.done))
+            self.bad = BadRows(output, skip=skip_bad)
+        except BaseException:
+            self.output.close()
+            raise
         total = rows.count if limit is None else min(limit, rows.count)
         self.progress = Progress(total)
         self.open_questions: dict[int, int] = {}  # number of questions without an answer, by row number
 
     def finish(self, backend: Backend) -> None:
-        """Answer the remaining questions with a backend, and write the answers.
+        """Answer what is left with a backend, and write the answers.
 
         Raises:
             VisualGLMError: a bad row without `skip_bad`; the model or the output fails.
@@ -82,7 +86,7 @@ class Run:
                 self.progress.skip_row()
 
     def describe(self) -> str:
-        """Return a summary of the run."""
+        """Return what the run did, in a sentence or two."""
         progress = self.progress
         if not progress.rows:
             return f"All {progress.former_rows:,} rows are answered already, in {self.output.path}."

@@ -1,4 +1,4 @@
-"""Evaluation without a model: questions from local files, metrics, statistics and reports.
+"""Evaluation: questions from local files, metrics, statistics and reports, and the program `visualglm evaluate`.
 
     data/        files in the formats of public benchmarks -> `Question`
     metrics/     answers -> scores, equal to those of the official scripts
@@ -8,6 +8,7 @@
     seeds        several sampling seeds
     swaps        the control with swapped images
     report       results as data and JSON; report_table and report_page show them
+    program      has the questions answered by `visualglm.batch` (question_tasks), then reports
 
-Nothing here imports torch. Answers come as plain rows: see `visualglm.evaluation.answers`.
+Nothing but the program imports torch. Answers come as plain rows: see `visualglm.evaluation.answers`.
 """

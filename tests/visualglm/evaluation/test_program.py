@@ -1,0 +1,142 @@
+"""The program asks all questions, continues, reports, compares, and marks a model that does not look."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext as does_not_raise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.api_server import SCENE
+from visualglm.batch.tasks import Result, Settings, Task
+from visualglm.evaluation import program
+from visualglm.evaluation.data import draw_questions
+from visualglm.evaluation.question_tasks import CONDITION, OWN, QUESTION_KEY
+
+Answer = Callable[[Task], str]
+SCENES = "scenes:6"
+TRUTH = {question.key: question.answers[0] for question in draw_questions(6)}
+
+
+def looking(task: Task) -> str:
+    """Answer rightly about the own image, and otherwise wrongly."""
+    return TRUTH[task.columns[QUESTION_KEY]] if task.columns[CONDITION] == OWN else "no idea"
+
+
+def blind(task: Task) -> str:
+    """Answer the same about any image."""
+    return TRUTH[task.columns[QUESTION_KEY]] if task.number % 2 else "yes"
+
+
+class Backend:
+    """Answers by a function; it stops after a number of answers, as a killed program does."""
+
+    def __init__(self, answer: Answer, stop_after: int | None = None) -> None:
+        self.answer = answer
+        self.left = stop_after
+        self.asked: list[str] = []
+
+    def __call__(self, settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
+        for task in tasks:
+            if self.left is not None:
+                self.left -= 1
+                if self.left < 0:
+                    raise KeyboardInterrupt
+            self.asked.append(task.key)
+            yield Result(task, 1, self.answer(task), "stop", 5, 2, logprob=-0.1)
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """A function that runs the program with a backend."""
+
+    def run(backend: Any, *words: str) -> int:
+        monkeypatch.setattr(program, "choose_backend", lambda *_: backend)
+        monkeypatch.setattr(sys, "argv", ["visualglm evaluate", "visualglm-tiny", "--device", "cpu", *words])
+        return program.main()
+
+    return run
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def test_a_model_that_looks_is_told_from_one_that_does_not(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, answer in (("looking", looking), ("blind", blind)):
+        assert evaluate(Backend(answer), "--data", SCENES, "--output", str(tmp_path / name)) == 0
+        assert ("NOT LOOKING" in capsys.readouterr().out) == (name == "blind")
+        report = read_report(tmp_path / name)
+        controls = report["metrics"]["exact_match"]["controls"]
+        assert {*controls} == {"swapped", "without"}
+        assert controls["without"]["is_blind"] == (name == "blind")
+        assert 0 < controls["swapped"]["pairs"] <= report["settings"]["swapped_pairs"] < report["questions"]
+    assert read_report(tmp_path / "looking")["metrics"]["exact_match"]["scores"]["exact_match"]["value"] == 100
+    assert "<svg" in (tmp_path / "looking" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_stopped_run_goes_on_and_asks_nothing_twice(evaluate: Callable[..., int], tmp_path: Path) -> None:
+    words = ["--data", SCENES, "--output", str(tmp_path / "run")]
+    backends = [Backend(looking, 50), Backend(looking), Backend(looking)]
+    statuses = [evaluate(backend, *words) for backend in backends]
+    assert statuses[0] != 0 and statuses[1:] == [0, 0]
+    asked = [key for backend in backends for key in backend.asked]
+    assert len(asked) == len({*asked}) and not backends[2].asked
+    assert len(asked) == len((tmp_path / "run" / "answers.jsonl").read_text(encoding="utf-8").splitlines())
+
+
+def test_other_questions_and_settings_are_refused(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--output", str(tmp_path / "run"), "--no-controls"]
+    assert evaluate(Backend(looking), "--data", "scenes:2", *words) == 0
+    for other in (["--data", "scenes:3"], ["--data", "scenes:2", "--max_new_tokens", "3"]):
+        assert evaluate(Backend(looking), *other, *words) != 0
+        assert "another run" in capsys.readouterr().err
+
+
+def test_two_evaluations_are_compared(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", SCENES, "--no-controls", "--output"]
+    assert evaluate(Backend(blind), *words, str(tmp_path / "other")) == 0
+    assert evaluate(Backend(looking), *words, str(tmp_path / "own"), "--against", str(tmp_path / "other")) == 0
+    assert "McNemar" in capsys.readouterr().out
+
+
+def test_files_are_asked_with_the_model_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"question_id": number, "image": SCENE.name, "text": f"Is there a {thing} in the image?", "label": label}
+        for number, (thing, label) in enumerate([("star", "yes"), ("car", "yes"), ("house", "no")])
+    ]
+    file = tmp_path / "pope.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["--data", str(file), "--images", str(SCENE.parent), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["visualglm evaluate", "visualglm-tiny", *words])
+    assert program.main() == 0
+    report = read_report(tmp_path / "run")
+    assert report["settings"]["task"] == "pope"
+    assert report["metrics"]["pope"]["scores"]["accuracy"]["value"] == 100
+    assert report["metrics"]["pope"]["calibration"]["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "missing.json"], "does not exist"),
+        (["--data", "scenes:no"], "number of scenes"),
+        (["--data", "scenes:1", "--limit", "0"], "--limit"),
+        (["--data", "scenes:1", "--gpus", "all"], "--gpus or --device"),
+    ],
+)
+def test_bad_arguments_say_what_to_do(
+    words: list[str], message: str, evaluate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) if "--limit" in message or "or" in message else does_not_raise():
+        assert evaluate(Backend(looking), *words) != 0
+    assert message in capsys.readouterr().err

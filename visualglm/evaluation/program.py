@@ -1,0 +1,206 @@
+"""Evaluate a model on questions about images, and on the same questions about swapped images and about none.
+
+visualglm evaluate visualglm-tiny --data scenes:100
+visualglm evaluate MODEL --data coco_pope_popular.json --images val2014 --output pope
+
+The answers, a report as JSON and an HTML page are written into a folder. A stopped or killed run goes on with the same
+command. Formats: POPE, MME, VQAv2, COCO captions, VLMEvalKit's TSV, LLaVA-Bench, fine-tuning data, drawn scenes.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import NoReturn
+
+from model.command_line import ArgumentParser, print_text, run_program
+from visualglm.arguments import add_model_arguments
+from visualglm.batch.program import choose_backend, make_settings
+from visualglm.batch.tasks import Settings
+from visualglm.scale.batch_arguments import add_ray_arguments, check_ray_arguments
+
+from .answers import Answered, match_answers
+from .comparison import compare_answers, format_comparison
+from .data import FORMATS, Question, draw_questions, open_questions
+from .errors import EvaluationError
+from .metrics import DEFAULT_METRICS, METRICS
+from .question_tasks import OWN, QuestionTasks, choose_conditions, keep_answered, read_conditions
+from .report import Report, make_report, write_json
+from .report_page import write_report_page
+from .report_table import format_report
+from .swaps import SwappedImages
+
+SCENES = "scenes"  # "scenes:100" draws 100 scenes
+ANSWERS, REPORT, PAGE = "answers.jsonl", "report.json", "report.html"
+# The most likely answer, as benchmarks ask for it, with its log-probability.
+GREEDY = {"temperature": 0, "repetition_penalty": 1.0, "top_logprobs": 0}
+SHORT, LONG = 16, 256
+MAX_NEW_TOKENS = {"captions": 64, "llava-bench": LONG, "training": LONG, SCENES: 64, "questions": 64}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="short for --from_pretrained MODEL")
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_work_arguments(parser)
+    add_ray_arguments(parser)
+    options = parser.parse_args()
+    options.from_pretrained = options.model or options.from_pretrained
+    check_arguments(options, parser.error)
+    return options
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the questions, the metrics and the output."""
+    add = parser.add_argument_group("questions and metrics").add_argument
+    add("--data", required=True, metavar="PATH", help="file or folder of questions, or scenes:N for N drawn scenes")
+    add("--task", choices=FORMATS, help="format of --data (default: recognized)")
+    add("--images", metavar="DIR", help="folder of the images (default: beside the questions)")
+    add("--annotations", metavar="FILE", help="VQAv2's annotations, or LLaVA-Bench's reference answers")
+    add("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"of {', '.join(METRICS)} (default: of the task)")
+    add("--no-controls", action="store_true", help="do not ask about swapped images and without an image")
+    add("--output", metavar="DIR", help="folder of answers and report (default: evaluation-MODEL-DATA)")
+    add("--against", metavar="DIR", help="compare with the answers of an earlier evaluation on the same questions")
+
+
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how much is answered, and where."""
+    add = parser.add_argument_group("work").add_argument
+    add("--limit", type=int, metavar="N", help="ask the first N questions only")
+    add("--skip-bad", action="store_true", help="leave out questions whose images cannot be read, and list them")
+    add("--max_new_tokens", type=int, help="maximum tokens of an answer (default: for the task)")
+    add("--max-batch", type=int, metavar="N", help="answers generated at once per process (default: for the device)")
+    add("--gpus", metavar="WHICH", help="one process per GPU: all, a number of GPUs, or their indices such as 0,2")
+
+
+def check_arguments(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> None:
+    """Check the values of the flags that argparse does not check; call `fail` with the reason if one is invalid."""
+    for name in ("limit", "max_new_tokens", "max_batch"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            fail(f"--{name.replace('_', '-')} should be at least 1.")
+    if options.gpus is not None and options.device is not None:
+        fail("Give either --gpus or --device.")
+    check_ray_arguments(options, fail)
+
+
+def read_questions(options: argparse.Namespace) -> tuple[str, list[Question]]:
+    """Return the task of the questions, and the questions.
+
+    Raises:
+        EvaluationError: they cannot be read, or there are none.
+    """
+    task, questions = open_data(options)
+    listed = list(islice(questions, options.limit))
+    if not listed:
+        raise EvaluationError(f"{options.data} holds no questions. Check --data.")
+    return task, listed
+
+
+def open_data(options: argparse.Namespace) -> tuple[str, Iterator[Question]]:
+    """Return the task of --data and an iterator over its questions."""
+    name, _, count = options.data.partition(":")
+    if name == SCENES and not Path(options.data).exists():
+        if not count.isdecimal() or not int(count):
+            raise EvaluationError(f"--data {options.data}: give the number of scenes, such as {SCENES}:100.")
+        return SCENES, draw_questions(int(count))
+    opened = open_questions(options.data, options.task, images=options.images, annotations=options.annotations)
+    if opened.task == "training":  # the only format whose reader belongs to another package
+        opened = replace(opened, read_rows=import_module("finetune.rows").read_rows)
+    return opened.task, iter(opened)
+
+
+def evaluation_settings(options: argparse.Namespace, task: str) -> Settings:
+    """Return the settings of the answers.
+
+    Raises:
+        VisualGLMError: the model is not found, or cannot be loaded with these flags.
+    """
+    settings = make_settings(options)
+    sampling = {**GREEDY, "max_new_tokens": MAX_NEW_TOKENS.get(task, SHORT), **settings.sampling}
+    return replace(settings, sampling=sampling)
+
+
+def answer_all(options: argparse.Namespace, settings: Settings, tasks: QuestionTasks, folder: Path) -> None:
+    """Answer the questions that have no answer in the folder yet, in all conditions.
+
+    Raises:
+        VisualGLMError: the model cannot be loaded, an image cannot be read, or the folder is that of another run.
+    """
+    from visualglm.batch.run import Run  # imports torch
+
+    backend = choose_backend(options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(
+            f"--output: {folder} cannot be created ({error.strerror}). Give another folder."
+        ) from error
+    run = Run(settings, tasks, folder / ANSWERS, skip_bad=options.skip_bad)
+    run.finish(backend)
+    print_text(run.describe(), file=sys.stderr)
+
+
+def write_report(
+    options: argparse.Namespace, task: str, questions: Sequence[Question], folder: Path, swapped: SwappedImages
+) -> Report:
+    """Compute the scores of the answers in the folder, and write the report there."""
+    conditions = read_conditions(folder / ANSWERS)
+    own = conditions.pop(OWN, [])
+    answered = match_answers(keep_answered(questions, own), own)
+    settings = {
+        "model": options.from_pretrained,
+        "data": options.data,
+        "task": task,
+        "left_out": len(questions) - len(answered),
+        "swapped_pairs": swapped.count,
+        "swapped_pairs_with_the_same_question": swapped.same_question,
+    }
+    metrics = [METRICS[name] for name in options.metric or DEFAULT_METRICS[task]]
+    report = make_report(f"{options.from_pretrained} on {options.data}", metrics, answered, conditions, settings)
+    write_json(folder / REPORT, report)
+    write_report_page(folder / PAGE, report)
+    return report
+
+
+def compare_with(folder: Path, report: Report) -> Iterator[str]:
+    """Yield the lines of a comparison with the answers of another evaluation, on the questions that both have answered.
+
+    Raises:
+        EvaluationError: they have no question in common.
+    """
+    rows = {row.key: row for row in read_conditions(folder / ANSWERS).get(OWN, [])}
+    own = [answer for answer in report.answered if answer.question.key in rows]
+    if not own:
+        raise EvaluationError(f"--against {folder}: it has answers to none of these questions. Use the same --data.")
+    other = [Answered(answer.question, rows[answer.question.key]) for answer in own]
+    comparison = compare_answers(report.results[0].metric, own, other)
+    yield f"Comparison on {len(own):,} questions:"
+    yield from format_comparison(comparison, ("this", folder.name))
+
+
+def run() -> None:
+    """Run the program."""
+    options = parse_arguments()
+    task, questions = read_questions(options)
+    model = Path(options.from_pretrained).name
+    folder = Path(options.output or f"evaluation-{model}-{Path(options.data).stem.replace(':', '-')}").expanduser()
+    conditions, swapped = choose_conditions(questions, with_controls=not options.no_controls)
+    tasks = QuestionTasks(Path(options.data), questions, conditions)
+    answer_all(options, evaluation_settings(options, task), tasks, folder)
+    report = write_report(options, task, questions, folder, swapped)
+    for line in format_report(report):
+        print_text(line)
+    if options.against is not None:
+        for line in compare_with(Path(options.against).expanduser(), report):
+            print_text(line)
+    print_text(f"\nReport: {folder / PAGE}, {folder / REPORT}")
+
+
+def main() -> int:
+    """Run the program; return the exit code."""
+    return run_program(run)
