@@ -124,6 +124,15 @@ def test_serving_reports_latencies() -> None:
 
 
 @pytest.mark.slow
+def test_bulk_compares_the_program_with_chat_batch() -> None:
+    few = ["--images", "6", "--tokens", "3", "--max-batch", "2", "--repetitions", "1"]
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.bulk", *few))}
+    assert rows["chat_batch"][2] == "1.00"
+    assert float(rows["batch"][0]) > 0
+    assert float(rows["batch"][2]) > 0
+
+
+@pytest.mark.slow
 def test_http_overhead_compares_with_the_engine() -> None:
     few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
     rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.http_overhead", *few))}

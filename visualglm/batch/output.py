@@ -22,7 +22,7 @@ class OutputError(VisualGLMError):
 
 
 class OutputFile:
-    """The output: it is locked, an incomplete last line is removed, and `done` holds what is there.
+    """The output file, locked and open to append, without an incomplete last line.
 
     Attributes:
         done: (row key, question number) of each answer in the file.
@@ -82,15 +82,15 @@ class OutputFile:
         self.synced = time.monotonic()
 
     def _read_done(self) -> set[tuple[str, int]]:
-        """Return what the file holds; remove an incomplete last line."""
+        """Read the keys of the lines in the file; remove an incomplete last line."""
         done: set[tuple[str, int]] = set()
         end = 0
         for number, line in enumerate(self._lines(), 1):
             answered = parse_line(line)
             if answered is None and not self._is_last(end + len(line)):
                 raise OutputError(
-                    f"Line {number} of {str(self.path)!r} was not written by this program. Remove that line, or give "
-                    "another --output."
+                    f"Line {number} of {str(self.path)!r} was not written by this program. Give another --output, or "
+                    "remove that line."
                 )
             if answered is None:
                 self.file.truncate(end)

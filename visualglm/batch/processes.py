@@ -75,7 +75,7 @@ def start_worker(settings: Settings, device: str) -> Worker:
 
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
-    """Context manager: processes that are started ignore Ctrl-C, which reaches all; the first one ends the others."""
+    """Context manager: let new processes ignore Ctrl-C; the main process handles it and stops them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

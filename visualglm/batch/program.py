@@ -11,15 +11,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from model import DEMO, SettingError
-from model.command_line import ArgumentParser, print_text, run_program
+from model.command_line import FAILURE, SUCCESS, ArgumentParser, print_text, run_program
 from visualglm.arguments import add_model_arguments, check_model, choose_loader, loading_bar
 from visualglm.scale.batch_arguments import add_ray_arguments, check_ray_arguments, choose_cluster
 
 from .rows import Columns, Input
 from .tasks import Backend, Result, Settings, Task
+
+if TYPE_CHECKING:  # imports torch
+    from .work import Answerer
 
 LOADING = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
 
@@ -55,7 +58,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_work_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how much is answered, where, and what a bad row does."""
+    """Add the flags for the number of rows, bad rows, the batch size and the devices."""
     group = parser.add_argument_group("work")
     add = group.add_argument
     add("--limit", type=int, metavar="N", help="answer the first N rows only")
@@ -109,30 +112,37 @@ def sampling_flags() -> tuple[str, ...]:
     return tuple(FLAGS)
 
 
-def answer_here(settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
-    """Answer tasks in this process."""
+def load_answerer(settings: Settings, device: str | None = None) -> "Answerer":
+    """Load the model with a progress bar, and warm it up."""
     from .work import Answerer
 
     with loading_bar() as progress:
-        answerer = Answerer(settings, progress=progress)
+        answerer = Answerer(settings, device, progress=progress)
     answerer.warm_up()
-    yield from answerer.answer(tasks)
+    return answerer
 
 
-def choose_backend(options: argparse.Namespace) -> Backend:
+def answer_here(settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
+    """Answer tasks in this process."""
+    yield from load_answerer(settings).answer(tasks)
+
+
+def choose_backend(options: argparse.Namespace, devices: list[str]) -> Backend:
     """Return the backend that the command line names.
 
+    Args:
+        devices: of --gpus; if there are none, this process answers.
+
     Raises:
-        SettingError: this machine has not the GPUs that it names.
         VisualGLMError: Ray is not installed, or its address cannot be used.
     """
     if options.ray is not None:
         return choose_cluster(options)
-    if options.gpus is None:
+    if not devices:
         return answer_here
     from .processes import answer_in_processes
 
-    return partial(answer_in_processes, devices=find_gpus(options.gpus))
+    return partial(answer_in_processes, devices=devices)
 
 
 def find_gpus(wanted: str) -> list[str]:
@@ -151,23 +161,40 @@ def find_gpus(wanted: str) -> list[str]:
     if "," not in wanted and wanted != "all":
         numbers = list(range(numbers[0]))
     if not numbers or min(numbers) < 0 or max(numbers) >= count or len(set(numbers)) < len(numbers):
-        found = f"{count} GPU{'' if count == 1 else 's'}"
+        found = f"{count} GPU{'' if count == 1 else 's'}" if count else "no GPU that PyTorch can use"
         raise SettingError(f"--gpus {wanted}: this machine has {found}. Name some of them, or omit --gpus.")
     return [f"cuda:{number}" for number in numbers]
 
 
-def run() -> None:
-    """Run the program."""
+def rehearse(settings: Settings, rows: Input, options: argparse.Namespace, devices: list[str]) -> int:
+    """Check the rows and estimate the time; return the exit code."""
+    from .estimate import check_rows, print_estimate
+
+    checked = check_rows(rows, options.limit)
+    for line in checked.describe():
+        print_text(line)
+    if checked.sample:
+        print_estimate(checked, load_answerer(settings, next(iter(devices), None)), max(1, len(devices)))
+    return FAILURE if checked.bad and not options.skip_bad else SUCCESS
+
+
+def run() -> int:
+    """Run the program; return the exit code."""
     options = parse_arguments()
     columns = Columns(options.image_column, options.question_column, options.id_column)
     rows = Input(Path(options.input).expanduser(), options.question, columns)
-    backend = choose_backend(options)
+    devices = [] if options.gpus is None or options.ray is not None else find_gpus(options.gpus)
+    backend = choose_backend(options, devices)
     settings = make_settings(options)
+    if options.dry_run:
+        return rehearse(settings, rows, options, devices)
     from .run import Run
 
-    started = Run(settings, rows, Path(options.output).expanduser(), limit=options.limit, skip_bad=options.skip_bad)
+    output = Path(options.output).expanduser()
+    started = Run(settings, rows, output, limit=options.limit, skip_bad=options.skip_bad)
     started.finish(backend)
     print_text(started.describe(), file=sys.stderr)
+    return SUCCESS
 
 
 def main() -> int:

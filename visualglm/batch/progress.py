@@ -89,7 +89,7 @@ class Progress:
 
 
 def describe_duration(seconds: float) -> str:
-    """Return a duration in words, in the largest unit of which there are at least two."""
+    """Return a duration in words, in the largest unit with a value of at least 2."""
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Keep a record of a run beside its output, so that only the same run goes on with it."""
+"""Keep a record of a run next to its output, so that only the same run can continue it."""
 
 import hashlib
 import json
@@ -61,13 +61,13 @@ def make_record(settings: Settings, rows: RowSource) -> dict[str, Any]:
 
 
 def check_record(output: Path, record: Mapping[str, Any], rows: RowSource, *, is_started: bool) -> None:
-    """Compare the record of an earlier run with that of this one, then write this one.
+    """Compare the record of this run with an earlier one, then write it.
 
     Args:
         is_started: whether the output holds answers already.
 
     Raises:
-        SettingError: the output is that of another run.
+        SettingError: the output belongs to another run.
         OutputError: the record cannot be read or written.
     """
     path = record_path(output)
@@ -99,7 +99,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def compare_records(output: Path, before: Mapping[str, Any], now: Mapping[str, Any], rows: RowSource) -> None:
-    """Raise SettingError, which names the differences, if an output is that of another run."""
+    """Raise SettingError, which names the differences, if an output belongs to another run."""
     differing = [
         f"{label}{describe_change(before.get(name), now[name])}"
         for name, label in LABELS.items()

@@ -20,7 +20,7 @@ ADDRESS = re.compile(r"(https?://|data:)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns; None for those that are found by their usual names, if there are any."""
+    """Names of columns; None to look for the usual names."""
 
     image: str | None = None
     question: str | None = None
@@ -74,7 +74,7 @@ class RowSource(Protocol):
 
 
 class Input:
-    """The rows of a folder or a file; iterating reads them anew.
+    """The rows of a folder or a file; each iteration reads them again.
 
     Args:
         path: a folder of images, or a JSON, JSON Lines, CSV, TSV or Parquet file.
@@ -93,7 +93,7 @@ class Input:
         self.folder = path if self.read is read_folder else path.parent
         first = next(self.records(), None)
         if first is None:
-            what = "no images" if self.read is read_folder else "no rows"
+            what = "no images, such as .jpg or .png files" if self.read is read_folder else "no rows"
             raise SettingError(f"The input {str(path)!r} holds {what}. Check --input.")
         self.columns = self._find_columns(columns or Columns(), first if isinstance(first, Mapping) else {})
 

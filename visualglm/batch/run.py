@@ -18,7 +18,7 @@ from .tasks import Backend, Result, Settings, Task
 
 
 class Run:
-    """A run of the program: what is left to do, and where results go.
+    """A run of the program: selects unanswered questions and writes the results.
 
     Args:
         settings: the model and how it answers.
@@ -28,7 +28,7 @@ class Run:
         skip_bad: whether bad rows are left out.
 
     Raises:
-        VisualGLMError: the output cannot be used, or is that of another run.
+        VisualGLMError: the output cannot be used, or belongs to another run.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Run:
         self.open_questions: dict[int, int] = {}  # number of questions without an answer, by row number
 
     def finish(self, backend: Backend) -> None:
-        """Answer what is left with a backend, and write the answers.
+        """Answer the remaining questions with a backend, and write the answers.
 
         Raises:
             VisualGLMError: a bad row without `skip_bad`; the model or the output fails.
@@ -86,7 +86,7 @@ class Run:
                 self.progress.skip_row()
 
     def describe(self) -> str:
-        """Return what the run did, in a sentence or two."""
+        """Return a summary of the run."""
         progress = self.progress
         if not progress.rows:
             return f"All {progress.former_rows:,} rows are answered already, in {self.output.path}."

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from model.command_line import ArgumentParser, print_text, run_program
 from visualglm.arguments import add_model_arguments
-from visualglm.batch.program import choose_backend, make_settings
+from visualglm.batch.program import choose_backend, find_gpus, make_settings
 from visualglm.batch.tasks import Settings
 from visualglm.scale.batch_arguments import add_ray_arguments, check_ray_arguments
 
@@ -133,7 +133,8 @@ def answer_all(options: argparse.Namespace, settings: Settings, tasks: QuestionT
     """
     from visualglm.batch.run import Run  # imports torch
 
-    backend = choose_backend(options)
+    devices = find_gpus(options.gpus) if options.gpus is not None and options.ray is None else []
+    backend = choose_backend(options, devices)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,0 +1,130 @@
+"""Answer the images of a folder with `visualglm batch`, compared with chat_batch on the same model in the same process.
+
+python -m benchmarks.bulk
+python -m benchmarks.bulk --device cuda --from_pretrained visualglm-6b --dtype float16 --images 10000 --max-batch 64
+
+    chat_batch   the images are loaded before: only answering is measured
+    batch        the program without loading the model: it lists and reads the files, answers, and writes the output
+
+All answers have the same number of tokens. The two take turns; the table shows the medians.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.parts.machine import describe_machine, min_int, name_gpu
+from model import DEMO, SatChatModel, chat_batch, load_sat
+from model.command_line import ArgumentParser, run_program
+from model.images.preprocess import load_image
+from visualglm.batch.rows import Input
+from visualglm.batch.run import Run
+from visualglm.batch.tasks import Result, Settings, Task
+from visualglm.batch.work import Answerer
+from visualglm.scenes import draw_scene
+
+QUESTION = "Describe the image."
+TARGET = 0.95  # of chat_batch's tokens/s
+
+
+def draw_images(folder: Path, count: int) -> list[Path]:
+    """Write different images to a folder; return their paths."""
+    paths = [folder / f"{number:06}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        draw_scene(seed=number).image.save(path)
+    return paths
+
+
+def measure_chat_batch(model: SatChatModel, images: list[Image.Image], tokens: int, max_batch: int) -> float:
+    """Return tokens/s of chat_batch."""
+    end = model.tokenizer.eos_token_id
+    settings = {"temperature": 0, "max_new_tokens": tokens, "repetition_penalty": DEMO.repetition_penalty}
+    started = time.perf_counter()
+    answers = chat_batch(
+        images,
+        model.network,
+        model.tokenizer,
+        QUESTION,
+        english=True,
+        invalid_slices=[end],
+        max_batch_size=max_batch,
+        **settings,
+    )
+    seconds = time.perf_counter() - started
+    assert all(isinstance(answer, tuple) for answer in answers)
+    return len(images) * tokens / seconds
+
+
+def measure_batch(model: SatChatModel, folder: Path, output: Path, tokens: int, max_batch: int) -> float:
+    """Return tokens/s of the program, without the time to load the model."""
+    end = model.tokenizer.eos_token_id
+    fresh = SatChatModel(model.network, model.tokenizer)  # with an empty image cache
+    sampling = {
+        "temperature": 0,
+        "max_new_tokens": tokens,
+        "repetition_penalty": DEMO.repetition_penalty,
+        "forbidden_ids": ((end, end + 1),),
+    }
+    settings = Settings("visualglm-tiny", sampling=sampling, max_batch_size=max_batch)
+    answerer = Answerer(settings, model=fresh)
+
+    def answer(_: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
+        yield from answerer.answer(tasks)
+
+    started = time.perf_counter()
+    run = Run(settings, Input(folder, [QUESTION]), output)
+    run.finish(answer)
+    seconds = time.perf_counter() - started
+    assert run.progress.answers == run.rows.count
+    return run.rows.count * tokens / seconds
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
+    add("--device", default="cpu")
+    add("--dtype", help="dtype of the weights (default: chosen for the device and the size)")
+    add("--quant", type=int, choices=(8, 4), help="quantize the weights to this many bits")
+    add("--images", type=min_int(1), default=200, help="number of images (default %(default)s)")
+    add("--tokens", type=min_int(2), default=32, help="tokens per answer (default %(default)s)")
+    add("--max-batch", type=min_int(1), default=16, help="answers at a time (default %(default)s)")
+    add("--repetitions", type=min_int(1), default=3, help="repetitions of each (default %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure both in turn; print a table."""
+    options = parse_arguments()
+    model = load_sat(options.from_pretrained, device=options.device, dtype=options.dtype, quant=options.quant)
+    model.warm_up()
+    gpu = name_gpu(model.network.device)
+    print(
+        f"{describe_machine(gpu)}, {options.from_pretrained}, {options.images} images, {options.tokens} tokens each\n"
+    )
+    rates: dict[str, list[float]] = {"chat_batch": [], "batch": []}
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder, "images")
+        images.mkdir()
+        loaded = [load_image(path) for path in draw_images(images, options.images)]
+        measure_chat_batch(model, loaded[: 2 * options.max_batch], options.tokens, options.max_batch)  # warm-up
+        for number in range(options.repetitions):
+            rates["chat_batch"].append(measure_chat_batch(model, loaded, options.tokens, options.max_batch))
+            output = Path(folder, f"{number}.jsonl")
+            rates["batch"].append(measure_batch(model, images, output, options.tokens, options.max_batch))
+    medians = {name: statistics.median(measured) for name, measured in rates.items()}
+    print("| program | tokens/s | images/s | ratio to chat_batch |\n|---|---|---|---|")
+    for name, rate in medians.items():
+        print(f"| {name} | {rate:.0f} | {rate / options.tokens:.1f} | {rate / medians['chat_batch']:.2f} |")
+    print(f"\nTarget: at least {TARGET} of chat_batch's tokens/s.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
