@@ -143,6 +143,16 @@ def test_http_overhead_compares_with_the_engine() -> None:
 
 
 @pytest.mark.slow
+def test_ray_serve_is_compared_with_the_plain_server() -> None:
+    pytest.importorskip("ray")
+    few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.scale", *few))}
+    for name in ("streams", "streams-images"):
+        assert re.search(r"\d+ and \d+ tokens/s", rows[f"scale/{name}"][4])
+    assert float(rows["scale/first"][1])
+
+
+@pytest.mark.slow
 def test_a_load_test_ends_with_a_verdict() -> None:
     few = ["--clients", "8", "--seconds", "6", "--warm_up", "2", "--every_s", "2", "--pause_s", "0.01"]
     output = run_alone("tests.stress.server_load", *few)

@@ -36,6 +36,8 @@ def build_ingress(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(scope: Any) -> AsyncIterator[None]:
         async with run(scope):
+            with suppress(*RAY_ERRORS):
+                await member.update()  # if replicas are running, requests must find the model from the start
             reporting = asyncio.create_task(member.run())
             yield
             reporting.cancel()
@@ -64,15 +66,19 @@ class ClusterMember:
         """Report to the coordinator until the application stops."""
         self.service.images.decoder.warm_up()
         while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
             try:
-                orders = await self.report()
-                if self.model is None and orders.replicas:
-                    self.model = await connect()
-                    log("ready")
-                self.follow(orders)
+                await self.update()
             except RAY_ERRORS as error:
                 log("no coordinator", logging.WARNING, reason=type(error).__name__)
-            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    async def update(self) -> None:
+        """Report to the coordinator and follow its orders; connect with the replicas as soon as there are some."""
+        orders = await self.report()
+        if self.model is None and orders.replicas:
+            self.model = await connect()
+            log("ready")
+        self.follow(orders)
 
     async def report(self) -> Orders:
         """Send the metrics to the coordinator; return its orders."""
