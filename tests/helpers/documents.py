@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
 def find_documents() -> list[str]:
     """List the paths of all documents."""
-    folders = ("docs", "finetune", "tiny", "benchmarks", "tests")
+    folders = ("docs", "examples", "finetune", "tiny", "benchmarks", "tests")
     found = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*.md"))]
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 

@@ -38,7 +38,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FOLDERS = ("model", "visualglm", "finetune", "tiny", "benchmarks", "tests", "examples", "docs", ".ci", ".github")
 OUR_PATH = re.compile(rf"(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./-]*|[\w.-]+\.(?:py|md|txt|toml|sh|zip)")
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?")
-FOREIGN = frozenset({"CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME"})  # identifiers of other programs
+FOREIGN = frozenset({"CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "RAY_USE_TLS"})  # identifiers of other programs
 # Languages of blocks that are not commands or code.
 SHOWN_ONLY = ("text", "mermaid", "bibtex")
 # Blocks that test_readme.py runs or reads, besides Python, by the document's name in English.
@@ -119,7 +119,7 @@ def code_words() -> frozenset[str]:
     files += [path for path in ROOT.iterdir() if path.is_file()]
     former = ("model/former_names.toml", "tests/project/public_names.json", "tests/goldens/")
     files = [path for path in files if not path.relative_to(ROOT).as_posix().startswith(former)]
-    kinds = (".py", ".sh", ".json", ".toml", ".txt", ".yml", "")
+    kinds = (".py", ".sh", ".json", ".toml", ".txt", ".yml", ".yaml", "")
     texts = [
         path.read_text(encoding="utf-8", errors="replace") for path in files if path.suffix in kinds and path.is_file()
     ]
@@ -309,7 +309,7 @@ def test_every_page_of_the_documentation_is_in_its_index() -> None:
 
 
 def test_every_page_of_the_documentation_is_translated() -> None:
-    pages = {name for name in DOCUMENTS if name.startswith("docs/") and not name.endswith("_zh.md")}
+    pages = {name for name in DOCUMENTS if name.startswith(("docs/", "examples/")) and not name.endswith("_zh.md")}
     assert {english for english, _ in find_translations()} == {"README.md", *pages}
 
 
