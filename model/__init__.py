@@ -9,13 +9,12 @@ The call path of a question, file by file. First the image is encoded:
 
     chat.py                     the original's arguments -> `Conversation` and `GenerationConfig`; reads the stream
     chat_model.py               conversation + question -> `Request`; answer_stream.py does this for many questions
-    streaming.py                `TokenOutput` -> `StreamChunk`
     images/preprocess.py        path, URL, bytes or PIL image -> pixels, with images/decode.py and images/url_fetch.py
     images/embedding_cache.py   pixels -> image embeddings: cached, and batched across threads
     visualglm.py                the SAT network; hf_chat.py adapts the Hugging Face network
     blip2.py                    the vision encoder: EVA-ViT-g and QFormer
 
-Then chat_model.py has the answer generated:
+Then chat_model.py has the answer generated, and streaming.py converts each `TokenOutput` to a `StreamChunk`:
 
     prompt.py                   conversation + question -> token ids; raw answer -> clean text
     engine/scheduler.py         request queue for all threads; the scheduler thread runs the batch

@@ -1,5 +1,6 @@
 """Answer questions about images: the `ChatModel` protocol and its implementation over the engine."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
@@ -10,21 +11,78 @@ import torch
 from .aliases import FormerAttribute, former_keywords
 from .answer_stream import BatchQuestion, stream_answers
 from .description import UNNAMED, Description
-from .engine import DEMO, GenerationConfig, Request, Scheduler, get_scheduler
+from .engine import DEMO, GenerationConfig, Request, Scheduler, TokenOutput, TokenStream, get_scheduler
 from .engine.network import Network
 from .errors import VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
 from .model_facts import ModelFacts, collect_facts
 from .prompt import Conversation, Prompt, Tokenizer, encode_prompt
+from .resource_errors import translate_resource_errors
 from .scoring import AnswerScore, score_answers
 from .streaming import (
     AnswerPhase as AnswerPhase,
     CompleteAnswer as CompleteAnswer,
     IncrementalDetokenizer as IncrementalDetokenizer,
     StreamChunk as StreamChunk,
-    StreamingAnswer as StreamingAnswer,
     Usage as Usage,
 )
+
+
+class StreamingAnswer(Iterator[StreamChunk]):
+    """Iterator over the chunks of one answer of a NetworkChatModel; a chunk may have no text yet.
+
+    The first `next` submits the request to the engine. The arguments are those of `NetworkChatModel.stream_answer`.
+    """
+
+    def __init__(
+        self,
+        model: "NetworkChatModel",
+        conversation: Conversation,
+        question: str,
+        config: GenerationConfig,
+        min_interval_s: float,
+    ) -> None:
+        self.model = model
+        self.arguments = conversation, question, config
+        self.min_interval_s = min_interval_s
+        self.started = time.perf_counter()
+        self.detokenizer: IncrementalDetokenizer | None = None
+        self.scheduler: Scheduler | None = None
+        self.token_stream: TokenStream | None = None
+        self.output_batches: Iterator[Sequence[TokenOutput]] = iter(())
+        self.closed = False
+
+    def __next__(self) -> StreamChunk:
+        """Wait for the next chunk."""
+        if self.token_stream is None and not self.closed:
+            with translate_resource_errors():
+                prompt, request = self.model.make_request(*self.arguments)
+                self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
+                self.scheduler = self.model.scheduler
+                self.token_stream = self.scheduler.submit(request)
+            self.output_batches = self.token_stream.batches(self.min_interval_s)
+            if self.closed:  # by another thread during the submission
+                self.token_stream.close()
+        outputs = next(self.output_batches)
+        assert self.detokenizer is not None  # set before the first outputs arrive
+        return self.detokenizer.update(*outputs)
+
+    @property
+    def phase(self) -> AnswerPhase:
+        """The current work on this answer; any thread may ask, while another one waits for a chunk."""
+        if self.token_stream is None or self.scheduler is None or self.detokenizer is None:
+            return AnswerPhase("prompt" if self.arguments[0].image is None else "image")
+        if self.detokenizer.answer_tokens:
+            return AnswerPhase("text")
+        requests_ahead = self.scheduler.requests_ahead(self.token_stream)
+        return AnswerPhase("prompt") if requests_ahead is None else AnswerPhase("waiting", requests_ahead)
+
+    def close(self) -> None:
+        """Cancel the answer, from any thread; a thread that waits for a chunk gets StopIteration."""
+        self.closed = True
+        if self.token_stream is not None:
+            self.token_stream.close()
+
 
 # `warm_up` asks this question and generates this many tokens.
 WARM_UP_QUESTION, WARM_UP_TOKENS = "描述这张图片。", 4

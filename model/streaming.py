@@ -1,15 +1,14 @@
-"""Stream an answer: chunks of text, their detokenization, and the work that an answer waits for."""
+"""Parts of a streamed answer: chunks with their usage, incremental detokenization, and complete answers."""
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from .aliases import FormerAttribute
-from .engine import GenerationConfig, Request, Scheduler, TokenOutput, TokenStream
-from .prompt import Conversation, Prompt, StableTextStream, Tokenizer, clean_answer
-from .resource_errors import translate_resource_errors
+from .engine import TokenOutput
+from .prompt import Prompt, StableTextStream, Tokenizer, clean_answer
 
 
 @dataclass(frozen=True)
@@ -160,23 +159,6 @@ class IncrementalDetokenizer:
         return tuple(scored)
 
 
-class RequestSource(Protocol):
-    """The part of a chat model that a streaming answer needs; see `NetworkChatModel`."""
-
-    tokenizer: Tokenizer
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The scheduler that runs the requests."""
-        ...
-
-    def make_request(
-        self, conversation: Conversation, question: str, config: GenerationConfig
-    ) -> tuple[Prompt, Request]:
-        """Return the prompt of a question and the engine's request for it."""
-        ...
-
-
 class AnswerCollector:
     """Collects the tokens of one answer and decodes them together, which costs less than one at a time.
 
@@ -203,59 +185,3 @@ class AnswerCollector:
         if chunk.finish_reason is None or chunk.usage is None:
             return None
         return CompleteAnswer(self._text, chunk.finish_reason, chunk.usage, self._logprobs)
-
-
-class StreamingAnswer(Iterator[StreamChunk]):
-    """Iterator over the chunks of one answer of a NetworkChatModel; a chunk may have no text yet.
-
-    The first `next` submits the request to the engine. The arguments are those of `NetworkChatModel.stream_answer`.
-    """
-
-    def __init__(
-        self,
-        model: RequestSource,
-        conversation: Conversation,
-        question: str,
-        config: GenerationConfig,
-        min_interval_s: float,
-    ) -> None:
-        self.model = model
-        self.arguments = conversation, question, config
-        self.min_interval_s = min_interval_s
-        self.started = time.perf_counter()
-        self.detokenizer: IncrementalDetokenizer | None = None
-        self.scheduler: Scheduler | None = None
-        self.token_stream: TokenStream | None = None
-        self.output_batches: Iterator[Sequence[TokenOutput]] = iter(())
-        self.closed = False
-
-    def __next__(self) -> StreamChunk:
-        """Wait for the next chunk."""
-        if self.token_stream is None and not self.closed:
-            with translate_resource_errors():
-                prompt, request = self.model.make_request(*self.arguments)
-                self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
-                self.scheduler = self.model.scheduler
-                self.token_stream = self.scheduler.submit(request)
-            self.output_batches = self.token_stream.batches(self.min_interval_s)
-            if self.closed:  # by another thread during the submission
-                self.token_stream.close()
-        outputs = next(self.output_batches)
-        assert self.detokenizer is not None  # set before the first outputs arrive
-        return self.detokenizer.update(*outputs)
-
-    @property
-    def phase(self) -> AnswerPhase:
-        """The current work on this answer; any thread may ask, while another one waits for a chunk."""
-        if self.token_stream is None or self.scheduler is None or self.detokenizer is None:
-            return AnswerPhase("prompt" if self.arguments[0].image is None else "image")
-        if self.detokenizer.answer_tokens:
-            return AnswerPhase("text")
-        requests_ahead = self.scheduler.requests_ahead(self.token_stream)
-        return AnswerPhase("prompt") if requests_ahead is None else AnswerPhase("waiting", requests_ahead)
-
-    def close(self) -> None:
-        """Cancel the answer, from any thread; a thread that waits for a chunk gets StopIteration."""
-        self.closed = True
-        if self.token_stream is not None:
-            self.token_stream.close()

@@ -111,4 +111,5 @@ class Run:
                 self.progress.add_row()
 
     def _describe_kept(self) -> str:
-        return f" {len(self.output.done):,} answers are in {self.output.path}; the same command goes on after them."
+        done = len(self.output.done)
+        return f" Answers so far: {done:,}, in {self.output.path}. The same command goes on after them."
