@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -93,6 +94,8 @@ def connected(address: str) -> Iterator[None]:
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
+    # Ray Data warns about each of its actors; the messages of this program name what matters.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     connect(address, log_to_driver=False)
     import ray  # after `connect`, which prepares the environment of a local Ray
 
