@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # these need ray
 
 # While one bundle ends and the next one begins, the others keep the engine's batch full.
 BUNDLES_IN_FLIGHT = 3
-BUNDLE_QUESTIONS = 32  # questions of a bundle if the maximum batch size is the device's own
+BUNDLE_QUESTIONS = 64  # questions of a bundle without --max-batch: the default batch of a GPU
 CONTINUE = "The answers so far are in the output; the same command continues."
 
 
