@@ -184,6 +184,8 @@ def module_of(words: list[str]) -> tuple[str, list[str]] | None:
     """Return the module whose `main` a command runs, and its arguments; None for commands of other kinds."""
     while words and ASSIGNMENT.fullmatch(words[0]):
         words = words[1:]
+    if words[:3] == ["python", "-m", "visualglm"]:
+        words = words[2:]
     if words[:1] == ["visualglm"] and words[1:2] != ["--help"]:
         return COMMANDS[words[1]].module, words[2:]
     if words[:2] in (["bash", "finetune/finetune_visualglm.sh"], ["bash", "finetune/finetune_visualglm_qlora.sh"]):
