@@ -24,7 +24,7 @@ EMPTY = Task("", 0, None, {})
 
 
 class Expectation(NamedTuple):
-    """What a node has to have.
+    """Requirements that a node must meet.
 
     Attributes:
         digest: the program's `code_digest`.

@@ -168,7 +168,7 @@ def make_dataset(
 
 
 def set_up(context: Any) -> None:
-    """Make Ray Data keep each bundle in a block of its own, and print no progress beside the program's."""
+    """Configure Ray Data to keep one bundle per block, and to print no progress."""
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

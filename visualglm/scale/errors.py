@@ -10,7 +10,7 @@ NEEDED_MODULES = ("ray", "grpc")
 
 
 class ClusterError(VisualGLMError):
-    """The Ray cluster cannot be reached, or lacks what the program needs."""
+    """The Ray cluster cannot be reached, or does not meet a requirement of the program."""
 
 
 def require_ray() -> None:

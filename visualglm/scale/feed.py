@@ -29,7 +29,7 @@ START, END = b"start", b"end"
 
 
 class TaskFeed:
-    """Sends tasks in bundles, and keeps those that are not yet answered.
+    """Queue of task bundles, with a record of unanswered tasks.
 
     Args:
         tasks: read by a thread, lazily.

@@ -123,7 +123,7 @@ def check_nodes(nodes: Sequence[Node], sample: str | None = None) -> None:
 
 
 def check_facts(facts: Mapping[str, Any], address: str, ours: str, sample: str | None) -> None:
-    """Check what a node says about itself.
+    """Check the facts that a node reports.
 
     Args:
         facts: the result of the function of `make_inspection`.

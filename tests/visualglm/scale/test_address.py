@@ -1,4 +1,4 @@
-"""The probe of a Ray cluster: what it finds, and what it says if the cluster cannot be used."""
+"""The probe of a Ray cluster finds usable clusters and explains problems."""
 
 import platform
 import socket

@@ -1,4 +1,4 @@
-"""What a Ray cluster has to have for bulk work, and what is said if it lacks it."""
+"""Requirements of bulk work on the nodes of a Ray cluster, and the messages about missing ones."""
 
 from pathlib import Path
 
