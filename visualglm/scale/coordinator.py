@@ -63,7 +63,7 @@ class Coordinator:
         self.counted = 0.0
 
     def report(self, report: Report) -> Orders:
-        """Store a report; return what the application has to do."""
+        """Store a report; return the orders for its application."""
         self.reports[report.source] = time.monotonic(), report
         self._drop_lost()
         self._count_replicas()
@@ -91,7 +91,7 @@ class Coordinator:
         return sum(report.answers for report in reports)
 
     def compare(self, deployment: str, files: Mapping[str, str]) -> str:
-        """Compare the hashes of a node's files with those of the deployment's first replica.
+        """Compare the file hashes of a node with the first replica of the deployment.
 
         Returns:
             The first name whose hash differs; "" if all are the same.

@@ -96,7 +96,7 @@ class ClusterMember:
             self.service.model = self.model if orders.replicas else None
 
     async def export_metrics(self) -> bytes:
-        """Return the sum of all applications' metrics; those of this one if the coordinator does not answer."""
+        """Return the summed metrics of all applications, or only its own metrics without a coordinator."""
         try:
             await self.report()
             return export_snapshot(await self.coordinator.metrics.remote())
