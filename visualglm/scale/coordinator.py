@@ -97,7 +97,7 @@ class Coordinator:
             The first name whose hash differs; "" if all are the same.
         """
         if deployment != self.deployment:
-            self.deployment, self.files = deployment, dict(files)
+            self.deployment, self.files, self.failure = deployment, dict(files), ""
         return next((name for name, value in files.items() if self.files.get(name) != value), "")
 
     def fail(self, reason: str) -> None:

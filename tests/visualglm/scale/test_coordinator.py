@@ -67,6 +67,14 @@ def test_a_node_with_other_files_is_told_which(coordinator: Coordinator) -> None
     assert coordinator.compare("second", {"model": "4", "program": "3"}) == ""
 
 
+def test_the_failure_of_an_earlier_deployment_is_forgotten(coordinator: Coordinator) -> None:
+    coordinator.compare("first", {})
+    coordinator.fail("no model")
+    assert coordinator.failure_reason() == "no model"
+    coordinator.compare("second", {})
+    assert coordinator.failure_reason() == ""
+
+
 def test_models_are_identified_by_their_files(tmp_path: Path) -> None:
     assert model_identity("visualglm-tiny") == model_identity("visualglm-tiny")
     file = tmp_path / "config.json"
