@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens, and of the most likely tokens beside them, computed only for who asks."""
+"""Compute the log-probabilities of sampled tokens and of the most likely tokens, for requests that ask for them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -237,7 +237,7 @@ class Sampler:
         return tokens.masked_fill(has_nan, NAN_TOKEN)
 
     def _force(self, tokens: torch.Tensor, slots: slice) -> torch.Tensor:
-        """Replace sampled tokens [B] by the forced ones, where there are any; NAN_TOKEN stays."""
+        """Return the tokens [B], with forced ones in place of sampled ones; NAN_TOKEN is kept."""
         index = self.num_sampled[slots] - 1
         forced = self.forced[slots].gather(1, index.clamp(max=self.forced.shape[1] - 1)[:, None]).squeeze(1)
         return torch.where((index < self.num_forced[slots]) & (tokens != NAN_TOKEN), forced, tokens)

@@ -43,7 +43,7 @@ class BadRow:
 
 
 class RowSource(Protocol):
-    """What a run needs to know of its rows; iterating reads them anew."""
+    """The rows of a run: the interface that `Run` needs. Each iteration reads them again."""
 
     @property
     def path(self) -> Path:
@@ -52,7 +52,7 @@ class RowSource(Protocol):
 
     @property
     def questions(self) -> Any:
-        """What is asked about all rows, in JSON values."""
+        """The questions about all rows, as JSON values."""
         ...
 
     @property
