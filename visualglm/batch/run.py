@@ -1,11 +1,12 @@
 """Answer the rows of an input that have no answer in the output yet, with a backend of choice."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from model.command_line import print_text
 
@@ -26,18 +27,26 @@ class Run:
         output: path of the output; continued if an earlier run of the same kind began it.
         limit: number of rows from the start of the input; None for all.
         skip_bad: whether bad rows are left out.
+        record: all that the answers depend on; None for what `make_record` returns.
 
     Raises:
         VisualGLMError: the output cannot be used, or belongs to another run.
     """
 
     def __init__(
-        self, settings: Settings, rows: RowSource, output: Path, *, limit: int | None = None, skip_bad: bool = False
+        self,
+        settings: Settings,
+        rows: RowSource,
+        output: Path,
+        *,
+        limit: int | None = None,
+        skip_bad: bool = False,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = settings
         self.rows = rows
         self.limit = limit
-        record = make_record(settings, rows)
+        record = make_record(settings, rows) if record is None else record
         self.output = OutputFile(output)
         try:
             check_record(output, record, rows, is_started=bool(self.output.done))

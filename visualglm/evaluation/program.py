@@ -9,17 +9,17 @@ command. Formats: POPE, MME, VQAv2, COCO captions, VLMEvalKit's TSV, LLaVA-Bench
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from model.command_line import ArgumentParser, print_text, run_program
 from visualglm.arguments import add_model_arguments
 from visualglm.batch.program import choose_backend, find_gpus, make_settings
-from visualglm.batch.tasks import Settings
+from visualglm.batch.tasks import Backend, Settings
 from visualglm.scale.batch_arguments import add_ray_arguments, check_ray_arguments
 
 from .answers import Answered, match_answers
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     add_work_arguments(parser)
     add_ray_arguments(parser)
     options = parser.parse_args()
-    options.from_pretrained = options.model or options.from_pretrained
+    options.from_pretrained = options.model or (options.from_pretrained if options.server is None else "")
     check_arguments(options, parser.error)
     return options
 
@@ -76,6 +76,8 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max_new_tokens", type=int, help="maximum tokens of an answer (default: for the task)")
     add("--max-batch", type=int, metavar="N", help="answers generated at once per process (default: for the device)")
     add("--gpus", metavar="WHICH", help="one process per GPU: all, a number of GPUs, or their indices such as 0,2")
+    add("--server", metavar="URL", help="ask a server of OpenAI's protocol, whose model MODEL is (default: its first)")
+    add("--api-key", metavar="KEY", help="with --server: its key")
 
 
 def check_arguments(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> None:
@@ -86,6 +88,11 @@ def check_arguments(options: argparse.Namespace, fail: Callable[[str], NoReturn]
     if options.gpus is not None and options.device is not None:
         fail("Give either --gpus or --device.")
     check_ray_arguments(options, fail)
+    places = [name for name in ("server", "ray", "gpus") if getattr(options, name) is not None]
+    if "server" in places and len(places) > 1:
+        fail(f"Give either --server or --{places[1]}.")
+    if options.api_key is not None and options.server is None:
+        fail("--api-key needs --server URL.")
 
 
 def read_questions(options: argparse.Namespace) -> tuple[str, list[Question]]:
@@ -120,9 +127,30 @@ def evaluation_settings(options: argparse.Namespace, task: str) -> Settings:
     Raises:
         VisualGLMError: the model is not found, or cannot be loaded with these flags.
     """
-    settings = make_settings(options)
+    if options.server is None:
+        settings = make_settings(options)
+    else:
+        length = {} if options.max_new_tokens is None else {"max_new_tokens": options.max_new_tokens}
+        settings = Settings(options.from_pretrained, sampling=length)
     sampling = {**GREEDY, "max_new_tokens": MAX_NEW_TOKENS.get(task, SHORT), **settings.sampling}
     return replace(settings, sampling=sampling)
+
+
+def choose_answering(
+    options: argparse.Namespace, settings: Settings, tasks: QuestionTasks
+) -> tuple[Backend, Mapping[str, Any] | None]:
+    """Return the backend that the flags name, and the record of its run; None for that of a local model.
+
+    Raises:
+        VisualGLMError: the server, the cluster or the GPUs cannot be used.
+    """
+    if options.server is None:
+        devices = find_gpus(options.gpus) if options.gpus is not None and options.ray is None else []
+        return choose_backend(options, devices), None
+    from .server_backend import ServerBackend
+
+    server = ServerBackend(options.server, settings.model or None, options.api_key, options.max_batch)
+    return server, server.make_record(settings, tasks.questions)
 
 
 def answer_all(options: argparse.Namespace, settings: Settings, tasks: QuestionTasks, folder: Path) -> None:
@@ -133,15 +161,14 @@ def answer_all(options: argparse.Namespace, settings: Settings, tasks: QuestionT
     """
     from visualglm.batch.run import Run  # imports torch
 
-    devices = find_gpus(options.gpus) if options.gpus is not None and options.ray is None else []
-    backend = choose_backend(options, devices)
+    backend, record = choose_answering(options, settings, tasks)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EvaluationError(
             f"--output: {folder} cannot be created ({error.strerror}). Give another folder."
         ) from error
-    run = Run(settings, tasks, folder / ANSWERS, skip_bad=options.skip_bad)
+    run = Run(settings, tasks, folder / ANSWERS, skip_bad=options.skip_bad, record=record)
     run.finish(backend)
     print_text(run.describe(), file=sys.stderr)
 
@@ -188,7 +215,7 @@ def run() -> None:
     """Run the program."""
     options = parse_arguments()
     task, questions = read_questions(options)
-    model = Path(options.from_pretrained).name
+    model = Path(options.from_pretrained).name or "server"
     folder = Path(options.output or f"evaluation-{model}-{Path(options.data).stem.replace(':', '-')}").expanduser()
     conditions, swapped = choose_conditions(questions, with_controls=not options.no_controls)
     tasks = QuestionTasks(Path(options.data), questions, conditions)
