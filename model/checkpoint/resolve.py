@@ -232,8 +232,8 @@ def describe_not_found(name: str, search_paths: list[Path]) -> str:
 
 def similar_names(name: str, search_paths: list[Path]) -> str:
     """Return a line that suggests models with a similar name or path; "" if there are none."""
-    known = [one for one in (*embedded_names(), *HUB_IDS) if one != name]
-    found = dict.fromkeys(difflib.get_close_matches(name.lower(), known, n=1))
+    known = [*embedded_names(), *HUB_IDS]
+    found = dict.fromkeys([] if name in known else difflib.get_close_matches(name.lower(), known, n=1))
     for directory in search_paths:
         with suppress(OSError):  # a folder that does not exist, or is not readable
             similar = difflib.get_close_matches(directory.name, [path.name for path in directory.parent.iterdir()])
