@@ -2,12 +2,9 @@
 
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import ray
@@ -17,6 +14,7 @@ from model import VisualGLMError
 from visualglm.server.listening import listen, warn_if_unauthenticated
 from visualglm.server.request_log import log
 from visualglm.server.settings import Settings
+from visualglm.stop_signal import StopSignal
 
 from .application import build_application
 from .cluster_config import ClusterSettings
@@ -60,25 +58,6 @@ def start_ray(settings: dict[str, Any]) -> None:
             if attempt + 1 == START_ATTEMPTS:
                 raise VisualGLMError(f"Ray cannot be started on this machine: {error}") from error
             log("Ray did not start", logging.WARNING, reason=str(error), attempt=attempt + 1)
-
-
-class StopSignal:
-    """Waits for SIGTERM or SIGINT: the first lets running answers end, the second stops them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.changed = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self.changed.set()
-
-    def wait(self) -> None:
-        """Wait for the first signal."""
-        while not self.changed.wait(60.0):
-            pass
 
 
 def deploy(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:

@@ -6,10 +6,8 @@ visualglm web --server_name 0.0.0.0 --server_port 8080 --auth me:secret
 
 import argparse
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -20,6 +18,7 @@ from model.chat_model import demo_config
 from model.command_line import print_text, run_program
 from visualglm.arguments import check_model, choose_loader, load_model
 from visualglm.local_address import listens_on_loopback
+from visualglm.stop_signal import StopSignal
 from visualglm.web.access import MCP_PATH
 from visualglm.web.arguments import parse_arguments
 
@@ -131,10 +130,7 @@ def launched_page(
 
 def wait_for_shutdown_signal() -> None:
     """Wait for SIGINT (Ctrl-C) or SIGTERM."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    StopSignal().wait()
 
 
 def serve_page(
