@@ -139,7 +139,7 @@ def evaluation_settings(options: argparse.Namespace, task: str) -> Settings:
 def choose_answering(
     options: argparse.Namespace, settings: Settings, tasks: QuestionTasks
 ) -> tuple[Backend, Mapping[str, Any] | None]:
-    """Return the backend that the flags name, and the record of its run; None for that of a local model.
+    """Return the backend for the flags, and the record of a run on a server; the record is None for a local model.
 
     Raises:
         VisualGLMError: the server, the cluster or the GPUs cannot be used.

@@ -35,7 +35,7 @@ def parse_replicas(text: str) -> int | str:
 
 
 def apply_cluster_file(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argparse.Namespace:
-    """Merge the options of the file --config into those of the command line, which have priority.
+    """Return the options with the values of the file --config; flags of the command line override them.
 
     Raises:
         SettingError: the file is invalid, or the flags do not belong together.

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 
 @pytest.fixture(autouse=True)
 def large_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk with room for the published model, whatever this machine has."""
+    """Report a disk with enough free space for the published model."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**12))
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities are those of a full forward pass, whatever the batch, and cost nothing if nobody asks."""
+"""Log-probabilities in any batch equal those of a full forward pass; without requests for them nothing changes."""
 
 from dataclasses import replace
 from typing import Any

@@ -45,7 +45,7 @@ def answers(tiny_model: SatChatModel) -> dict[str, str]:
 
 
 def hear_interrupts() -> None:
-    """Undo in a new process that Ctrl-C is ignored, as it is where the tests run in the background."""
+    """Restore the default action of SIGINT, which processes of a background shell ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
