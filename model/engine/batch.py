@@ -2,9 +2,9 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 
 import torch
@@ -18,6 +18,7 @@ from .decoder import Decoder, EagerDecoder, FallbackDecoder, Prefill
 from .layers import Layers
 from .logprobs import LogprobBuffers, TokenLogprobs, to_logprobs
 from .network import Network, has_foreign_hooks
+from .pending_step import PendingStep, copy_results
 from .sampling import NAN_TOKEN, Sampler, SamplingPlan
 from .sequence import Request, RequestOutput, RunningSequence, TokenOutput
 
@@ -36,23 +37,6 @@ class PrefillBatch:
     first_slot: int
     prefill: Prefill
     num_tokens: int
-
-
-@dataclass
-class PendingStep:
-    """A launched decode step whose tokens are being copied from the device.
-
-    Attributes:
-        sequences: the sequences of the step, in the order of `tokens`.
-        tokens: int64 [B], valid after `wait`.
-        logprobs: their log-probabilities, see `LogprobBuffers.parts`, valid after `wait`; empty if nobody wants any.
-        wait: blocks until the copy is complete.
-    """
-
-    sequences: list[RunningSequence]
-    tokens: torch.Tensor
-    logprobs: tuple[torch.Tensor, ...] = ()
-    wait: Callable[[], object] = field(default=lambda: None)
 
 
 # Extra KV cache positions per slot: a step that was launched ahead still runs for a sequence that has just finished.
@@ -274,12 +258,7 @@ class Batch:
         results = [self.tokens[first : first + len(sequences)]]
         if num_top_logprobs is not None:
             results += self.logprobs.parts(first, len(sequences), num_top_logprobs)
-        if self.tokens.device.type != "cuda":
-            return PendingStep(sequences, results[0], tuple(results[1:]))
-        tokens, *logprobs = map(copy_to_pinned, results)
-        event = torch.cuda.Event()
-        event.record()
-        return PendingStep(sequences, tokens, tuple(logprobs), event.synchronize)
+        return copy_results(sequences, *results)
 
     def _collect(self, pending: PendingStep) -> list[RequestOutput]:
         """Wait for the tokens of a step and return them; skip sequences that have finished since its launch."""
@@ -328,12 +307,6 @@ class Batch:
         self.sequences.pop()
         if not self.sequences:
             self.pending = None
-
-
-def copy_to_pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """Start the copy of a GPU's tensor to pinned memory; return that."""
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return pinned.copy_(tensor, non_blocking=True)
 
 
 def make_decoder(network: Network) -> Decoder:
