@@ -2,6 +2,7 @@
 
 visualglm evaluate visualglm-tiny --data scenes:100
 visualglm evaluate MODEL --data coco_pope_popular.json --images val2014 --output pope
+visualglm evaluate MODEL --data captions_val2014.json --objects objects.txt --seeds 3
 
 The answers, a report as JSON and an HTML page are written into a folder. A stopped or killed run goes on with the same
 command. Formats: POPE, MME, VQAv2, COCO captions, VLMEvalKit's TSV, LLaVA-Bench, fine-tuning data, drawn scenes.
@@ -16,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
+from model import DEMO, SettingError
 from model.command_line import ArgumentParser, print_text, run_program
 from visualglm.arguments import add_model_arguments
 from visualglm.batch.program import choose_backend, find_gpus, make_settings
@@ -26,15 +28,16 @@ from .answers import Answered, match_answers
 from .comparison import compare_answers, format_comparison
 from .data import FORMATS, Question, draw_questions, open_questions
 from .errors import EvaluationError
-from .metrics import DEFAULT_METRICS, METRICS
+from .metrics import DEFAULT_METRICS, METRICS, Metric, chair, read_objects
 from .question_tasks import OWN, QuestionTasks, choose_conditions, keep_answered, read_conditions
 from .report import Report, make_report, write_json
 from .report_page import write_report_page
 from .report_table import format_report
-from .swaps import SwappedImages
 
 SCENES = "scenes"  # "scenes:100" draws 100 scenes
 ANSWERS, REPORT, PAGE = "answers.jsonl", "report.json", "report.html"
+SAMPLED = "answers-seed-{}.jsonl"
+CAPTION_TASKS = ("captions", "llava-bench", "training", "questions")  # their accepted answers may describe images
 # The most likely answer, as benchmarks ask for it, with its log-probability.
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0, "top_logprobs": 0}
 SHORT, LONG = 16, 256
@@ -63,6 +66,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", metavar="DIR", help="folder of the images (default: beside the questions)")
     add("--annotations", metavar="FILE", help="VQAv2's annotations, or LLaVA-Bench's reference answers")
     add("--metric", nargs="+", choices=METRICS, metavar="NAME", help=f"of {', '.join(METRICS)} (default: of the task)")
+    add(
+        "--objects", metavar="FILE", help="add CHAIR for captions; a line is an object: its name, synonyms, with commas"
+    )
     add("--no-controls", action="store_true", help="do not ask about swapped images and without an image")
     add("--output", metavar="DIR", help="folder of answers and report (default: evaluation-MODEL-DATA)")
     add("--against", metavar="DIR", help="compare with the answers of an earlier evaluation on the same questions")
@@ -72,6 +78,9 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how much is answered, and where."""
     add = parser.add_argument_group("work").add_argument
     add("--limit", type=int, metavar="N", help="ask the first N questions only")
+    add("--seeds", type=int, metavar="N", help="also sample N answers to each question, with seeds 1 to N")
+    add("--temperature", type=float, help="of --seeds (default: the model's own, as the other sampling parameters)")
+    add("--top_p", type=float, help="of --seeds (default: the model's own)")
     add("--skip-bad", action="store_true", help="leave out questions whose images cannot be read, and list them")
     add("--max_new_tokens", type=int, help="maximum tokens of an answer (default: for the task)")
     add("--max-batch", type=int, metavar="N", help="answers generated at once per process (default: for the device)")
@@ -82,11 +91,17 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_arguments(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> None:
     """Check the values of the flags that argparse does not check; call `fail` with the reason if one is invalid."""
-    for name in ("limit", "max_new_tokens", "max_batch"):
+    for name in ("limit", "seeds", "max_new_tokens", "max_batch"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             fail(f"--{name.replace('_', '-')} should be at least 1.")
     if options.gpus is not None and options.device is not None:
         fail("Give either --gpus or --device.")
+    if options.seeds is None and (options.temperature is not None or options.top_p is not None):
+        fail("--temperature and --top_p need --seeds N. Without it, answers are the most likely ones.")
+    try:
+        DEMO.from_arguments(options)
+    except SettingError as error:
+        fail(str(error))
     check_ray_arguments(options, fail)
     places = [name for name in ("server", "ray", "gpus") if getattr(options, name) is not None]
     if "server" in places and len(places) > 1:
@@ -122,18 +137,21 @@ def open_data(options: argparse.Namespace) -> tuple[str, Iterator[Question]]:
 
 
 def evaluation_settings(options: argparse.Namespace, task: str) -> Settings:
-    """Return the settings of the answers.
+    """Return the settings of the most likely answers.
 
     Raises:
         VisualGLMError: the model is not found, or cannot be loaded with these flags.
     """
-    if options.server is None:
-        settings = make_settings(options)
-    else:
-        length = {} if options.max_new_tokens is None else {"max_new_tokens": options.max_new_tokens}
-        settings = Settings(options.from_pretrained, sampling=length)
-    sampling = {**GREEDY, "max_new_tokens": MAX_NEW_TOKENS.get(task, SHORT), **settings.sampling}
-    return replace(settings, sampling=sampling)
+    settings = make_settings(options) if options.server is None else Settings(options.from_pretrained)
+    length = options.max_new_tokens or MAX_NEW_TOKENS.get(task, SHORT)
+    return replace(settings, sampling={**GREEDY, "max_new_tokens": length})
+
+
+def sampled_settings(options: argparse.Namespace, settings: Settings, seed: int) -> Settings:
+    """Return the settings of answers that are sampled with a seed, from the settings of the most likely ones."""
+    given = {"temperature": options.temperature, "top_p": options.top_p}
+    sampling = {name: value for name, value in given.items() if value is not None}
+    return replace(settings, sampling={**sampling, "max_new_tokens": settings.sampling["max_new_tokens"], "seed": seed})
 
 
 def choose_answering(
@@ -153,28 +171,59 @@ def choose_answering(
     return server, server.make_record(settings, tasks.questions)
 
 
-def answer_all(options: argparse.Namespace, settings: Settings, tasks: QuestionTasks, folder: Path) -> None:
-    """Answer the questions that have no answer in the folder yet, in all conditions.
+def answer_all(options: argparse.Namespace, settings: Settings, tasks: QuestionTasks, output: Path) -> None:
+    """Answer the questions that have no answer in the output yet, in all conditions.
 
     Raises:
-        VisualGLMError: the model cannot be loaded, an image cannot be read, or the folder is that of another run.
+        VisualGLMError: the model cannot be loaded, an image cannot be read, or the output is that of another run.
     """
     from visualglm.batch.run import Run  # imports torch
 
     backend, record = choose_answering(options, settings, tasks)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EvaluationError(
-            f"--output: {folder} cannot be created ({error.strerror}). Give another folder."
+            f"--output: {output.parent} cannot be created ({error.strerror}). Give another folder."
         ) from error
-    run = Run(settings, tasks, folder / ANSWERS, skip_bad=options.skip_bad, record=record)
+    run = Run(settings, tasks, output, skip_bad=options.skip_bad, record=record)
     run.finish(backend)
     print_text(run.describe(), file=sys.stderr)
 
 
+def seed_outputs(options: argparse.Namespace, folder: Path) -> dict[int, Path]:
+    """Return the file of the answers of each sampling seed."""
+    return {seed: folder / SAMPLED.format(seed) for seed in range(1, (options.seeds or 0) + 1)}
+
+
+def choose_metrics(options: argparse.Namespace, task: str, questions: Sequence[Question]) -> list[Metric]:
+    """Return the metrics of the flags, or else of the task; with --objects CHAIR, too.
+
+    Raises:
+        EvaluationError: the list of objects is unusable, or the data has no captions that name an object of it.
+    """
+    metrics = [METRICS[name] for name in options.metric or DEFAULT_METRICS[task]]
+    if options.objects is None:
+        return metrics
+    if task not in CAPTION_TASKS:
+        raise EvaluationError(
+            f"--objects: CHAIR needs captions, but the task of {options.data} is {task}. Omit it, or give captions."
+        )
+    objects = read_objects(Path(options.objects).expanduser())
+    if not any(objects.mentions(text) for question in questions for text in question.answers):
+        raise EvaluationError(
+            f"--objects: no accepted answer of {options.data} names an object of {options.objects}. Give names in the "
+            "language of the captions."
+        )
+    return [*metrics, chair(objects)]
+
+
 def write_report(
-    options: argparse.Namespace, task: str, questions: Sequence[Question], folder: Path, swapped: SwappedImages
+    options: argparse.Namespace,
+    metrics: Sequence[Metric],
+    questions: Sequence[Question],
+    folder: Path,
+    facts: Mapping[str, Any],
 ) -> Report:
     """Compute the scores of the answers in the folder, and write the report there."""
     conditions = read_conditions(folder / ANSWERS)
@@ -183,13 +232,12 @@ def write_report(
     settings = {
         "model": options.from_pretrained,
         "data": options.data,
-        "task": task,
         "left_out": len(questions) - len(answered),
-        "swapped_pairs": swapped.count,
-        "swapped_pairs_with_the_same_question": swapped.same_question,
+        **facts,
     }
-    metrics = [METRICS[name] for name in options.metric or DEFAULT_METRICS[task]]
-    report = make_report(f"{options.from_pretrained} on {options.data}", metrics, answered, conditions, settings)
+    sampled = [read_conditions(output)[OWN] for output in seed_outputs(options, folder).values()]
+    title = f"{options.from_pretrained} on {options.data}"
+    report = make_report(title, metrics, answered, conditions, settings, sampled=sampled)
     write_json(folder / REPORT, report)
     write_report_page(folder / PAGE, report)
     return report
@@ -215,12 +263,21 @@ def run() -> None:
     """Run the program."""
     options = parse_arguments()
     task, questions = read_questions(options)
+    metrics = choose_metrics(options, task, questions)
     model = Path(options.from_pretrained).name or "server"
     folder = Path(options.output or f"evaluation-{model}-{Path(options.data).stem.replace(':', '-')}").expanduser()
     conditions, swapped = choose_conditions(questions, with_controls=not options.no_controls)
-    tasks = QuestionTasks(Path(options.data), questions, conditions)
-    answer_all(options, evaluation_settings(options, task), tasks, folder)
-    report = write_report(options, task, questions, folder, swapped)
+    settings = evaluation_settings(options, task)
+    answer_all(options, settings, QuestionTasks(Path(options.data), questions, conditions), folder / ANSWERS)
+    own = QuestionTasks(Path(options.data), questions, {OWN: conditions[OWN]})
+    for seed, output in seed_outputs(options, folder).items():
+        answer_all(options, sampled_settings(options, settings, seed), own, output)
+    facts = {
+        "task": task,
+        "swapped_pairs": swapped.count,
+        "swapped_pairs_with_the_same_question": swapped.same_question,
+    }
+    report = write_report(options, metrics, questions, folder, facts)
     for line in format_report(report):
         print_text(line)
     if options.against is not None:

@@ -3,18 +3,19 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from model.file_writing import write_text_atomically
 
-from .answers import Answered, AnswerRow
+from .answers import Answered, AnswerRow, match_answers
 from .bootstrap import RESAMPLES, SEED, Interval, clusters_of, confidence_intervals
 from .calibration import Calibration, calibrate
 from .errors import EvaluationError
 from .metrics import mme_totals
-from .metrics.metric import Array, Metric
+from .metrics.metric import Array, Metric, score
+from .seeds import SeedSummary, summarize_seeds
 from .swaps import ControlResult, compare_with_control
 
 SWAPPED, WITHOUT_IMAGE = "swapped", "without"  # controls: another image, and no image
@@ -40,6 +41,7 @@ class MetricResult:
         controls: comparisons with the controls that were run, by name.
         calibration: calibration of the answers; None without log-probabilities, or if the metric is no accuracy.
         grades: quality of each answer, from 0 to about 1.
+        seeds: the scores of sampled answers over several seeds; empty if there are none.
     """
 
     metric: Metric
@@ -49,6 +51,7 @@ class MetricResult:
     controls: dict[str, ControlResult]
     calibration: Calibration | None
     grades: Array
+    seeds: Mapping[str, SeedSummary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def make_report(
     controls: Mapping[str, Iterable[AnswerRow]] | None = None,
     settings: Mapping[str, Any] | None = None,
     *,
+    sampled: Sequence[Iterable[AnswerRow]] = (),
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Report:
@@ -100,15 +104,22 @@ def make_report(
         controls: answers with swapped images (`SWAPPED`) and without an image (`WITHOUT_IMAGE`), to some or all of the
             same questions.
         settings: other facts for the JSON file.
+        sampled: answers to all the questions that were sampled with several seeds, one list for each seed.
         resamples, seed: of the bootstrap.
 
     Raises:
-        EvaluationError: there are no answers or metrics, or a control has an answer to an unknown question.
+        EvaluationError: there are no answers or metrics, a control has an answer to an unknown question, or sampled
+            answers are missing.
     """
     if not answered or not metrics:
         raise EvaluationError("There are no answers or no metrics. Give at least one of each.")
     rows = {name: match_control(answered, control) for name, control in (controls or {}).items()}
-    results = [evaluate_metric(metric, answered, rows, resamples, seed) for metric in metrics]
+    questions = [answer.question for answer in answered]
+    seeds = [match_answers(questions, answers) for answers in sampled]
+    results = [
+        replace(evaluate_metric(metric, answered, rows, resamples, seed), seeds=summarize_sampled(metric, seeds))
+        for metric in metrics
+    ]
     texts = {name: {answer.question.key: answer.text for answer in control} for name, (_, control) in rows.items()}
     return Report(title, answered, results, texts, settings or {})
 
@@ -168,6 +179,11 @@ def evaluate_metric(
     )
 
 
+def summarize_sampled(metric: Metric, seeds: Sequence[Sequence[Answered]]) -> dict[str, SeedSummary]:
+    """Return the summary of each score of a metric over the sampled answers of several seeds."""
+    return summarize_seeds([score(metric, answered) for answered in seeds])
+
+
 def indices_by_kind(answered: Sequence[Answered]) -> dict[str, list[int]]:
     """Return the indices of the answers of each kind; empty if there is only one kind."""
     kinds: dict[str, list[int]] = {}
@@ -198,6 +214,7 @@ def metric_to_json(result: MetricResult) -> dict[str, Any]:
         "kinds": {kind: asdict(part) for kind, part in result.kinds.items()},
         "controls": {name: asdict(control) for name, control in result.controls.items()},
         "calibration": None if result.calibration is None else asdict(result.calibration),
+        "seeds": {name: asdict(summary) for name, summary in result.seeds.items()},
     }
 
 

@@ -42,13 +42,14 @@ def format_report(report: Report) -> Iterator[str]:
 
 
 def format_metric(result: MetricResult) -> Iterator[str]:
-    """Yield the lines of a metric: all scores, the main score by kind, controls and calibration."""
+    """Yield the lines of a metric: all scores, the main score by kind, seeds, controls and calibration."""
     rows = [("score", "%", f"{LEVEL} % interval")]
     rows += [(name, format_number(part.value), format_interval(part)) for name, part in result.scores.items()]
     rows += [(name, format_number(value), "") for name, value in result.totals.items()]
     yield f"{result.metric.name}:"
     yield from format_columns(rows)
     yield from format_kinds(result)
+    yield from format_seeds(result)
     for name, control in result.controls.items():
         yield describe_control(result, name, control)
     if result.calibration is not None:
@@ -67,6 +68,18 @@ def format_kinds(result: MetricResult) -> Iterator[str]:
         values = [format_number(part.scores[name].value) for name in others]
         scores = part.scores[main]
         rows.append((kind or "-", f"{part.count:,}", format_number(scores.value), format_interval(scores), *values))
+    yield from format_columns(rows)
+
+
+def format_seeds(result: MetricResult) -> Iterator[str]:
+    """Yield the table of sampled answers: mean, interval and standard deviation of each score, and each seed's."""
+    if not result.seeds:
+        return
+    count = len(next(iter(result.seeds.values())).values)
+    rows = [(f"sampled, {count} seed{'' if count == 1 else 's'}", "mean", f"{LEVEL} % interval", "deviation", "each")]
+    for name, summary in result.seeds.items():
+        mean, each = summary.mean, ", ".join(map(format_number, summary.values))
+        rows.append((name, format_number(mean.value), format_interval(mean), format_number(summary.deviation), each))
     yield from format_columns(rows)
 
 

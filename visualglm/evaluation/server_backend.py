@@ -20,6 +20,7 @@ CONCURRENCY = 16  # requests at the same time
 TIMEOUT_S = 600.0
 BUSY = (429, 503)  # the server asks to try again later
 ATTEMPTS, MAX_WAIT_S = 20, 30.0
+SENT = ("temperature", "top_p", "seed")  # sampling parameters of the protocol
 TOP_LOGPROBS = 20  # of the first token, among which the letters of options are looked up
 CHOICE_TOKENS = " .:)("  # stripped from a token to get the letter of an option
 SIGNATURES = {b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}  # others are taken for JPEG
@@ -97,8 +98,8 @@ class ServerBackend:
         body = {
             "model": self.model,
             "messages": [*messages, {"role": "user", "content": text}],
-            "temperature": self.sampling["temperature"],
             "max_tokens": self.sampling["max_new_tokens"],
+            **{name: self.sampling[name] for name in SENT if name in self.sampling},
         }
         if self.knows_logprobs:
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS if task.choices else 0}

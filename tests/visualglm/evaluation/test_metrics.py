@@ -211,8 +211,9 @@ def test_chair_counts_absent_objects(tmp_path: Path) -> None:
         answered("A dog and a puppy.", "dog", key="2"),
         answered("Nothing.", "dog", key="3"),
     ]
-    # By hand: 4 objects are named, 1 of them (the first dog) is absent; 1 of 3 answers names an absent one.
-    assert score(chair(objects), rows) == close({"chair_i": 100 / 4, "chair_s": 100 / 3})
+    # By hand: 4 objects are named, 1 of them (the first dog) is absent; 1 of 3 answers names an absent one; 2 of the 3
+    # objects of the images are named.
+    assert score(chair(objects), rows) == close({"chair_i": 100 / 4, "chair_s": 100 / 3, "recall": 200 / 3})
     assert chair(objects).grade(chair(objects).measure(rows)).tolist() == [0, 1, 1]
 
 

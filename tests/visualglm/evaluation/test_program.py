@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext as does_not_raise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,76 @@ def test_files_are_asked_with_the_model_itself(tmp_path: Path, monkeypatch: pyte
     assert report["metrics"]["pope"]["calibration"]["count"] == 3
 
 
+@pytest.fixture
+def captions(tmp_path: Path) -> list[str]:
+    """Return the flags of a file of captions of one image, and of a list of objects."""
+    content = {
+        "images": [{"id": 1, "file_name": SCENE.name}],
+        "annotations": [{"image_id": 1, "caption": "A red car next to a dog."}],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "objects.txt").write_text("car\ndog\nhouse, cottage\n", encoding="utf-8")
+    data, objects = str(tmp_path / "captions.json"), str(tmp_path / "objects.txt")
+    return ["--data", data, "--images", str(SCENE.parent), "--objects", objects, "--output", str(tmp_path / "run")]
+
+
+def test_chair_is_added_to_the_metrics_of_captions(
+    evaluate: Callable[..., int], tmp_path: Path, captions: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(Backend(lambda task: "A car and a cottage."), *captions, "--metric", "rouge_l") == 0
+    metrics = read_report(tmp_path / "run")["metrics"]
+    assert {*metrics} == {"rouge_l", "chair"}
+    scores = {name: score["value"] for name, score in metrics["chair"]["scores"].items()}
+    assert scores == {"chair_i": 50, "chair_s": 100, "recall": 50}
+    assert "chair_s" in capsys.readouterr().out
+
+
+def test_chair_without_captions_is_refused(
+    evaluate: Callable[..., int], tmp_path: Path, captions: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = Backend(looking)
+    assert evaluate(backend, *captions, "--data", SCENES) != 0
+    assert "captions" in capsys.readouterr().err
+    (tmp_path / "objects.txt").write_text("zebra\n", encoding="utf-8")
+    assert evaluate(backend, *captions) != 0
+    assert "--objects" in capsys.readouterr().err
+    (tmp_path / "objects.txt").unlink()
+    assert evaluate(backend, *captions) != 0
+    assert "objects.txt" in capsys.readouterr().err
+    assert not backend.asked
+
+
+class SeededBackend(Backend):
+    """Answers rightly, but with each sampling seed wrongly to as many questions as the seed says."""
+
+    def __call__(self, settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
+        seed = settings.sampling.get("seed", 0)
+        assert (settings.sampling.get("temperature"), seed > 0) in ((0, False), (0.8, True))
+        for result in super().__call__(settings, tasks):
+            yield replace(result, answer="no idea") if result.task.number <= seed else result
+
+
+def test_sampling_seeds_give_a_mean_with_an_interval(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", "scenes:2", "--seeds", "3", "--temperature", "0.8", "--output", str(tmp_path / "run")]
+    count = len(list(draw_questions(2)))
+    stopped, backend = SeededBackend(looking, 4 * count), SeededBackend(looking)
+    assert evaluate(stopped, *words) != 0  # the controls are asked first
+    assert evaluate(backend, *words) == 0
+    asked = len(stopped.asked) + len(backend.asked)
+    report = read_report(tmp_path / "run")["metrics"]["exact_match"]
+    controls = sum(control["pairs"] for control in report["controls"].values())
+    assert asked == 4 * count + controls  # none was asked twice
+    values = [100 * (count - seed) / count for seed in (1, 2, 3)]
+    seeds = report["seeds"]["exact_match"]
+    assert seeds["values"] == pytest.approx(values)
+    assert seeds["mean"]["value"] == pytest.approx(values[1])
+    assert seeds["mean"]["low"] < values[1] < seeds["mean"]["high"]
+    assert report["scores"]["exact_match"]["value"] == 100
+    assert "3 seeds" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -132,6 +203,8 @@ def test_files_are_asked_with_the_model_itself(tmp_path: Path, monkeypatch: pyte
         (["--data", "scenes:no"], "number of scenes"),
         (["--data", "scenes:1", "--limit", "0"], "--limit"),
         (["--data", "scenes:1", "--gpus", "all"], "--gpus or --device"),
+        (["--data", "scenes:1", "--temperature", "1"], "or: --temperature and --top_p need --seeds"),
+        (["--data", "scenes:1", "--seeds", "2", "--top_p", "2"], "or: top_p is"),
     ],
 )
 def test_bad_arguments_say_what_to_do(

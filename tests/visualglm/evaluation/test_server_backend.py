@@ -116,6 +116,20 @@ def test_letters_are_scored_by_the_first_token(scripted: Callable[[Reply], str])
     assert answer(url, choices=["A", "C"], history=[("Hi", "Hello")]).choice_logprobs == []
 
 
+def test_only_the_sampling_parameters_that_are_set_are_sent(scripted: Callable[[Reply], str]) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def reply(body: dict[str, Any], number: int) -> tuple[int, dict[str, Any]]:
+        bodies.append(body)
+        return 200, completion("red")
+
+    backend = ServerBackend(scripted(reply), "m", None, 1)
+    for sampling in ({"temperature": 0}, {"seed": 2}, {"top_p": 0.5, "temperature": 0.8, "seed": 1}):
+        settings = Settings("m", sampling={"max_new_tokens": 5, "repetition_penalty": 1.0, **sampling})
+        list(backend(settings, [Task("1", 1, None, {1: "What?"})]))
+        assert {name: bodies[-1][name] for name in ("temperature", "top_p", "seed") if name in bodies[-1]} == sampling
+
+
 def test_a_server_that_is_not_there_is_told() -> None:
     with pytest.raises(EvaluationError, match="does not answer"):
         ServerBackend(f"http://127.0.0.1:{free_port()}", None, None, None)

@@ -91,17 +91,24 @@ def chair(objects: ObjectList) -> Metric:
     """
 
     def measure(answered: Sequence[Answered]) -> Array:
-        statistics = np.zeros((len(answered), 4))
+        statistics = np.zeros((len(answered), 6))
         for row, answer in zip(statistics, answered, strict=True):
             present = {name for text in answer.question.answers for name in objects.mentions(text)}
             mentioned = objects.mentions(answer.text)
             absent = sum(name not in present for name in mentioned)
-            row[:] = absent, len(mentioned), absent > 0, 1
+            row[:] = absent, len(mentioned), absent > 0, 1, len(present.intersection(mentioned)), len(present)
         return statistics
 
     return Metric("chair", measure, summarize_chair, main="chair_s", lower_is_better=True)
 
 
 def summarize_chair(sums: Array) -> Scores:
-    """Return the share of named objects that are absent (CHAIRi), and of answers that name one (CHAIRs)."""
-    return {"chair_i": ratio(sums[..., 0], sums[..., 1]), "chair_s": ratio(sums[..., 2], sums[..., 3])}
+    """Return the share of named objects that are absent (CHAIRi), of answers that name one (CHAIRs), and the recall.
+
+    The recall is the share of the images' objects that the answers name.
+    """
+    return {
+        "chair_i": ratio(sums[..., 0], sums[..., 1]),
+        "chair_s": ratio(sums[..., 2], sums[..., 3]),
+        "recall": ratio(sums[..., 4], sums[..., 5]),
+    }
