@@ -21,7 +21,8 @@ The modules, in the order in which data passes through them:
     forward and loss        forward, layers (transformer layers with a hand-written backward pass) -> loss
     optimizer               optimizer (AdamW, learning-rate schedule), deepspeed_optimizer, distributed
     trainer                 methods (the trainable parameters) -> preparation -> trainer: Trainer, the loop
-                            evaluation (held-out loss and answers), progress (logs), stopping (signals)
+                            evaluation (held-out loss and answers), metrics (of the answers), progress (logs),
+                            stopping (signals)
     checkpoints             checkpoints (files of a run, its lock), training_state, runs (start or resume a run)
 
 Other programs: check (`python -m finetune.data check`), compare, and merge with peft_adapter. `errors` holds the

@@ -144,7 +144,12 @@ class TrainingConfig:
     eval_interval: int | None = setting(None, "steps between evaluations (default: once per epoch)", metavar="N")
     eval_batch_size: int | None = setting(None, "batch size of the evaluation (default: --batch-size)", metavar="N")
     eval_answers: int = setting(40, "held-out questions to answer (default %(default)s)", metavar="N")
-    early_stop: int = setting(0, "stop after N evaluations without a lower loss", metavar="N")
+    metric: Sequence[str] = setting(
+        (), "metrics of the held-out answers, as in `visualglm evaluate`: chrf, vqa, bleu, ...", metavar="NAME"
+    )
+    early_stop: int = setting(
+        0, "stop after N evaluations without a lower loss; with --metric, without a higher first metric", metavar="N"
+    )
     log_interval: int = setting(10, "steps between log records (default %(default)s)", metavar="N")
     summary_dir: Path | None = field(
         default=None, metadata=flag("directory of TensorBoard's files (default: the run's)", metavar="DIR")
@@ -185,11 +190,25 @@ class TrainingConfig:
                 "the base model afterwards: python -m finetune.merge"
             )
         self._check_numbers()
+        self._check_metric()
         name = self.experiment_name
         if not name or not name.isprintable() or Path(name).name != name or "\\" in name or name == "..":
             raise SettingError(
                 f"--experiment-name is {name!r}; it should be a plain name without slashes, the prefix of a "
                 "directory's name in --save. Choose another directory with --save."
+            )
+
+    def _check_metric(self) -> None:
+        if not self.metric:
+            return
+        if not self.valid_data and not self.valid_share:
+            raise SettingError("--metric needs held-out data. Give --valid-data FILE or --valid-share 0.1.")
+        if self.eval_answers < 1:
+            raise SettingError(f"--metric needs answers; --eval-answers is {self.eval_answers}. Give at least 1.")
+        if self.zero_stage == 3:
+            raise SettingError(
+                "--metric cannot be combined with --zero-stage 3, with which no process has the complete model that "
+                "generating answers needs. Use --zero-stage 2, or evaluate the run afterwards: visualglm evaluate"
             )
 
     def _check_numbers(self) -> None:

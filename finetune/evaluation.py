@@ -16,6 +16,7 @@ from .data import Batch, ChatDataset, load_batches
 from .distributed import DistributedContext
 from .encoding import IGNORE_INDEX, MAX_TOKEN_CHARS
 from .formats import Row
+from .metrics import AnsweredText, AnswerMetrics
 from .rows import iterate_usable_rows
 
 EXTRA_TOKENS = 16  # an answer may be longer than the longest expected one by this many tokens
@@ -53,10 +54,17 @@ class Question:
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """The answer of a model, and whether it equals the expected one."""
+    """The answer of a model, and whether it equals the expected one.
+
+    Attributes:
+        text: the answer, or the message of the error instead of one.
+        is_correct: whether it equals the expected answer.
+        is_error: whether the question could not be answered.
+    """
 
     text: str
     is_correct: bool
+    is_error: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +103,10 @@ def score_answers(
     requests = ((question.conversation(), question.text) for question in questions)
     config = greedy_config(model, choose_max_new_tokens(model, questions, min_tokens))
     for question, answer in zip(questions, answer_all(model, requests, config, max_batch_size), strict=True):
-        is_correct = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, question, answer)
-        yield ScoredAnswer(str(answer), is_correct)
+        if isinstance(answer, VisualGLMError):
+            yield ScoredAnswer(str(answer), is_correct=False, is_error=True)
+        else:
+            yield ScoredAnswer(answer, is_expected(model.tokenizer, question, answer))
 
 
 def choose_max_new_tokens(model: SatChatModel, questions: Iterable[Question], min_tokens: int) -> int:
@@ -130,11 +140,13 @@ class Score:
         loss: mean loss per answer token.
         exact_match: fraction of the answers that equal the expected ones; None if no answers were generated.
         samples: questions, expected answers, and the model's answers.
+        metrics: scores of the metrics by name, in percent; NaN where one is undefined.
     """
 
     loss: float
     exact_match: float | None = None
     samples: list[tuple[str, str, str]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -158,20 +170,37 @@ def held_out_loss(
     return distributed.all_reduce(total) / distributed.all_reduce(tokens)
 
 
-def answer_held_out(model: SatChatModel, dataset: ChatDataset, count: int) -> tuple[float, list[tuple[str, str, str]]]:
+def answer_held_out(
+    model: SatChatModel, dataset: ChatDataset, count: int, metrics: AnswerMetrics | None = None
+) -> tuple[float, list[tuple[str, str, str]], dict[str, float]]:
     """Answer the first `count` questions of held-out data whose images can be read, as `finetune.compare` does.
 
     Returns:
-        The fraction of correct answers, and (question, expected, answer) of the first few.
+        The fraction of correct answers, (question, expected, answer) of the first few, and the scores of the metrics.
     """
     questions = list(islice(readable_questions(dataset), count))
     answers = list(score_answers(model, questions, max_batch_size=EVAL_BATCH_SIZE))
     fraction = sum(answer.is_correct for answer in answers) / len(answers)
+    expected = [displayed_text(model.tokenizer, question.expected) for question in questions]
+    asked = [(question.text, text, answer) for question, text, answer in zip(questions, expected, answers, strict=True)]
     samples = [
-        (shorten(question.text), shorten(displayed_text(model.tokenizer, question.expected)), shorten(answer.text))
-        for question, answer in list(zip(questions, answers, strict=True))[:NUM_SAMPLES]
+        (shorten(question), shorten(text), shorten(answer.text)) for question, text, answer in asked[:NUM_SAMPLES]
     ]
-    return fraction, samples
+    if metrics is None:
+        return fraction, samples, {}
+    texts = [AnsweredText(question, text, "" if answer.is_error else answer.text) for question, text, answer in asked]
+    return fraction, samples, metrics.score(texts)
+
+
+def check_metrics(metrics: AnswerMetrics, tokenizer: Tokenizer, dataset: ChatDataset, count: int) -> None:
+    """Check that metrics can be computed for the first `count` questions of held-out data.
+
+    Raises:
+        SettingError: a library is not installed, or an expected answer does not suit a metric.
+    """
+    questions = islice(questions_of(row for _, row in iterate_usable_rows(dataset.rows, [])), count)
+    expected = [(question.text, displayed_text(tokenizer, question.expected)) for question in questions]
+    metrics.check([AnsweredText(question, text, text) for question, text in expected])
 
 
 def shorten(text: str) -> str:

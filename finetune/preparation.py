@@ -28,6 +28,7 @@ from .data import ChatDataset, split_rows
 from .deepspeed_optimizer import DeepspeedOptimizer
 from .distributed import DistributedContext, init_distributed, is_launched, print_main, read_world_size
 from .errors import TrainingError
+from .evaluation import check_metrics
 from .forward import AnswerLoss
 from .images import FileEmbeddingCache
 from .methods import (
@@ -40,6 +41,7 @@ from .methods import (
     open_base,
     trains_image_encoder,
 )
+from .metrics import AnswerMetrics
 from .optimizer import Optimizer, OptimizerSettings, PlainOptimizer
 from .progress import TrainingLogger
 from .rehearsal import write_rehearsal_data
@@ -215,6 +217,7 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
     Raises:
         VisualGLMError: the model, the data or the run cannot be opened, or the settings do not fit them.
     """
+    metrics = AnswerMetrics(config.metric) if config.metric else None
     # The data is opened first, since a path may be misspelled and loading the model takes long.
     train_rows, valid_rows = ([read_rows(path) for path in paths] for paths in (config.train_data, config.valid_data))
     held_out_rows: list[Rows] = []
@@ -229,6 +232,8 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
         open_data(config, files, network, tokenizer) for files in (train_rows, [*held_out_rows, *valid_rows])
     )
     print_main(distributed, describe_data(train))
+    if metrics is not None:
+        check_metrics(metrics, tokenizer, valid[0], config.eval_answers)
     if held_out_rows:
         print_main(distributed, f"Held out for the evaluation: {sum(map(len, valid[: len(held_out_rows)]))} answers.")
     rehearsal = build_rehearsal_set(config, distributed, network, tokenizer, train)
@@ -265,6 +270,7 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
         num_workers=workers,
         collect_weights=partial(collect_weights, config, distributed, loaded),
         logger=logger,
+        metrics=metrics,
         stop_request=StopRequest(distributed.is_main_process, is_launched()),
     )
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from model.command_line import make_printable
 from model.errors import SettingError
+
+from .evaluation import Score
 
 LOG_NAME = "log.jsonl"
 
@@ -71,6 +74,22 @@ class TrainingLogger:
             self.write_line(
                 f"step {step}/{self.last_step}  loss {loss:.4f}  lr {lr:.2e}  {speed:.0f} tokens/s  {left:.0f} s left"
             )
+
+    def log_evaluation(self, step: int, score: Score) -> None:
+        """Log the result of an evaluation, and print it with its sample answers; undefined scores are null."""
+        answered = "" if score.exact_match is None else f", {score.exact_match:.0%} of the answers correct"
+        scores = "".join(f", {name} {value:.1f}" for name, value in score.metrics.items())
+        self.write_line(f"step {step}: held-out loss {score.loss:.4f}{answered}{scores}")
+        for question, expected, answer in score.samples:
+            self.write_line(f"    {question}  expected: {expected}  answer: {answer}")
+        defined = {name: value if math.isfinite(value) else None for name, value in score.metrics.items()}
+        self.log(
+            step,
+            valid_loss=score.loss,
+            valid_exact=score.exact_match,
+            **{f"valid_{name}": value for name, value in defined.items()},
+            samples=[list(sample) for sample in score.samples],
+        )
 
     def write_line(self, text: str) -> None:
         """Print a line above the progress bar."""

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ from .encoding import IGNORE_INDEX
 from .errors import TrainingError
 from .evaluation import Score, answer_held_out, held_out_loss
 from .images import FileEmbeddingCache, augment_selected
+from .metrics import AnswerMetrics
 from .optimizer import AsyncScalars, Optimizer, StepResult, learning_rate_at
 from .progress import TrainingLogger
 from .sampler import ResumableBatchSampler
@@ -54,6 +55,7 @@ class Trainer:
         num_workers: number of worker processes that load data.
         collect_weights: returns the tensors to save on the main process; every process has to call it.
         logger: logs metrics; only on the main process.
+        metrics: metrics of the answers to held-out questions; None for none.
         stop_request: set by signals.
         skipped_in_a_row: number of consecutive skipped steps.
         save_error: the error of the newest checkpoint; None if it was written.
@@ -79,6 +81,7 @@ class Trainer:
     num_workers: int
     collect_weights: Callable[[], dict[str, torch.Tensor]]
     logger: TrainingLogger | None = None
+    metrics: AnswerMetrics | None = None
     stop_request: StopRequest = field(default_factory=StopRequest)
     skipped_in_a_row: int = 0
     save_error: TrainingError | None = None
@@ -286,28 +289,28 @@ class Trainer:
         losses = [held_out_loss(self.loss_of, dataset, size, self.distributed) for dataset in self.valid]
         loss = sum(losses) / len(losses)
         # With ZeRO 3 no process has a complete model, which generating answers needs.
-        if not count or not self.distributed.is_main_process or self.config.zero_stage == 3:
+        if not count or self.config.zero_stage == 3:
             return Score(loss)
-        with self.optimizer.autocast():
-            model = SatChatModel(self.network, self.tokenizer, sampling=read_sampling(self.run.path))
-            exact, samples = answer_held_out(model, self.valid[0], count)
-        return Score(loss, exact, samples)
+        score = Score(loss)
+        if self.distributed.is_main_process:
+            with self.optimizer.autocast():
+                model = SatChatModel(self.network, self.tokenizer, sampling=read_sampling(self.run.path))
+                score = Score(loss, *answer_held_out(model, self.valid[0], count, self.metrics))
+        if self.metrics is not None:  # all processes decide on early stopping
+            score = replace(score, metrics=self.distributed.broadcast(score.metrics))
+        return score
 
     def _record_evaluation(self, score: Score) -> bool:
         """Log an evaluation; return whether to stop early."""
         state = self.state
-        is_better = state.best_loss is None or score.loss < state.best_loss
-        state.best_loss, state.worse = (score.loss, 0) if is_better else (state.best_loss, state.worse + 1)
+        main = None if self.metrics is None else self.metrics.main
+        state.count_evaluation(score.loss, main, math.nan if main is None else score.metrics[main])
         stops = 0 < self.config.early_stop <= state.worse
         if self.logger is not None:
-            answered = "" if score.exact_match is None else f", {score.exact_match:.0%} of the answers correct"
-            self.logger.write_line(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")
-            for question, expected, answer in score.samples:
-                self.logger.write_line(f"    {question}  expected: {expected}  answer: {answer}")
-            answers = [list(sample) for sample in score.samples]
-            self.logger.log(state.step, valid_loss=score.loss, valid_exact=score.exact_match, samples=answers)
+            self.logger.log_evaluation(state.step, score)
             if stops:
-                self.logger.write_line(f"Stopped early: no lower loss in {state.worse} evaluations.")
+                better = "lower loss" if main is None else f"higher {main}"
+                self.logger.write_line(f"Stopped early: no {better} in {state.worse} evaluations.")
         return stops
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -22,7 +23,9 @@ class TrainingState:
         processes: number of processes.
         skipped: number of steps skipped because of float16 overflow.
         best_loss: lowest held-out loss; None before the first evaluation.
-        worse: number of evaluations since then.
+        worse: number of evaluations since the best one, as `count_evaluation` counts them.
+        metric: name of the score that decides which evaluation is the best; None for the loss.
+        best_score: highest such score; None before the first evaluation.
         train_hashes, valid_hashes: SHA-256 of each file of the training data and of the held-out data; empty in a
             checkpoint that an earlier version wrote.
     """
@@ -37,6 +40,27 @@ class TrainingState:
     worse: int = 0
     train_hashes: list[str] = field(default_factory=list)
     valid_hashes: list[str] = field(default_factory=list)
+    metric: str | None = None
+    best_score: float | None = None
+
+    def count_evaluation(self, loss: float, metric: str | None = None, score: float = math.nan) -> None:
+        """Update the best values and the number of evaluations since the best one.
+
+        Args:
+            loss: the held-out loss; the lowest is the best one without a metric.
+            metric: name of the score that decides instead; another one than before starts the count again.
+            score: its value, the highest is the best one; NaN is not better than any.
+        """
+        if metric != self.metric:
+            self.metric, self.best_score, self.worse = metric, None, 0
+        is_better = self.best_loss is None or loss < self.best_loss
+        if is_better:
+            self.best_loss = loss
+        if metric is not None:
+            is_better = not math.isnan(score) and (self.best_score is None or score > self.best_score)
+            if is_better:
+                self.best_score = score
+        self.worse = 0 if is_better else self.worse + 1
 
 
 def parse_state(text: str) -> TrainingState:
@@ -54,8 +78,11 @@ def parse_state(text: str) -> TrainingState:
         raise ValueError("entries are missing") from error
     if any(type(getattr(state, name)) is not int for name in INTEGER_FIELDS):
         raise ValueError("an entry is not an integer")
-    if not isinstance(state.best_loss, float | int | None):
-        raise ValueError("best_loss is not a number")
+    for name in ("best_loss", "best_score"):
+        if not isinstance(getattr(state, name), float | int | None):
+            raise ValueError(f"{name} is not a number")
+    if not isinstance(state.metric, str | None):
+        raise ValueError("metric is not a name")
     for hashes in (state.train_hashes, state.valid_hashes):
         if not isinstance(hashes, list) or not all(isinstance(digest, str) for digest in hashes):
             raise ValueError("the hashes are not a list of strings")

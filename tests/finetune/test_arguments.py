@@ -46,6 +46,9 @@ def test_hyphens_and_underscores_are_the_same() -> None:
         (["--use_lora", "--lr", "0"], "above 0"),
         (["--use_lora", "--crop", "1.5"], "at most 1"),
         (["--use_qlora", "--save-full"], r"finetune\.merge"),
+        (["--use_lora", "--metric", "chrf"], "--valid-data"),
+        (["--use_lora", "--metric", "chrf", "--valid-share", "0.1", "--eval-answers", "0"], "--eval-answers"),
+        (["--use_lora", "--metric", "chrf", "--valid-share", "0.1", "--zero-stage", "3"], "--zero-stage 3"),
     ],
 )
 def test_contradictory_flags_raise_an_error(flags: list[str], words: str) -> None:
