@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.command_line import ArgumentParser
+from model.errors import SettingError
 from model.finetuned import add_method_flags
 
 from .config import (
@@ -16,6 +18,7 @@ from .config import (
     PTUNING_LEARNING_RATE,
     TrainingConfig,
 )
+from .recipe import apply_recipe, format_recipe
 
 __all__ = [
     "COMPONENTS",
@@ -23,9 +26,11 @@ __all__ = [
     "DEFAULT_LEARNING_RATE",
     "METHODS",
     "PTUNING_LEARNING_RATE",
+    "TrainingCommand",
     "TrainingConfig",
     "make_parser",
     "parse_arguments",
+    "parse_command",
 ]
 
 # Flags of the original that are accepted and have no effect here.
@@ -49,6 +54,7 @@ WITHOUT_EFFECT = {
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
     parser = ArgumentParser(prog="finetune_visualglm.py", description="Fine-tune VisualGLM.")
+    add_recipe(parser)
     add_model(Group(parser, "model and method"))
     add_data(Group(parser, "data"))
     add_training(Group(parser, "training"))
@@ -60,6 +66,15 @@ def make_parser() -> argparse.ArgumentParser:
         kind: dict[str, Any] = {"nargs": "?"} if count else {"nargs": 0, "action": Ignored}
         ignored.add_argument(flag, help=argparse.SUPPRESS, **kind)
     return parser
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of recipes."""
+    group = parser.add_argument_group("recipe")
+    help_ = "read settings from this YAML file, whose keys are the names of the flags; flags override them"
+    group.add_argument("--config", type=Path, metavar="FILE", help=help_)
+    help_ = "print all settings as YAML, which --config reads, and exit"
+    group.add_argument("--print-config", action="store_true", help=help_)
 
 
 WITH_UNDERSCORES = ("from_pretrained",)  # as in the original
@@ -105,7 +120,7 @@ class Group:
 def options_of_type(kind: Any) -> dict[str, Any]:
     """Return the options of `add_argument` for a setting of a type."""
     if kind is bool:
-        return {"action": "store_true"}
+        return {"action": argparse.BooleanOptionalAction}  # so that the command line can override a recipe's true
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     single = next(iter(get_args(kind)), kind)  # of a sequence, or of `int | None`
@@ -148,16 +163,69 @@ def add_saving(group: Group) -> None:
     group.add_settings("save", "allow_changed_data")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> TrainingConfig:
-    """Parse the command line.
+@dataclass(frozen=True)
+class TrainingCommand:
+    """A command line of fine-tuning.
+
+    Attributes:
+        config: the settings of the training.
+        recipe: the settings as YAML.
+        prints_recipe: whether to print the recipe instead of training.
+    """
+
+    config: TrainingConfig
+    recipe: str
+    prints_recipe: bool
+
+
+def parse_command(arguments: Sequence[str] | None = None) -> TrainingCommand:
+    """Parse the command line, and the recipe that it names.
 
     Raises:
-        SettingError: flags contradict each other, or a number is out of range.
+        SettingError: flags contradict each other, a number is out of range, or the recipe is invalid.
     """
-    given = vars(make_parser().parse_args(arguments))
+    parser = make_parser()
+    given = vars(parse_with_recipe(parser, arguments))
     if given["lr"] is None:
         given["lr"] = PTUNING_LEARNING_RATE if given["use_ptuning"] else DEFAULT_LEARNING_RATE
     if given["max_length"] is None:
         lengths = (given["max_source_length"], given["max_target_length"])
         given["max_length"] = sum(lengths) if None not in lengths else TrainingConfig.max_length
-    return TrainingConfig(**{field.name: given[field.name] for field in fields(TrainingConfig)})
+    config = make_config({field.name: given[field.name] for field in fields(TrainingConfig)}, given["config"])
+    return TrainingCommand(config, format_recipe(config, parser), given["print_config"])
+
+
+def make_config(settings: dict[str, Any], recipe: Path | None) -> TrainingConfig:
+    """Return the configuration; the error message for contradictory settings names the recipe.
+
+    Raises:
+        SettingError: see `TrainingConfig`.
+    """
+    try:
+        return TrainingConfig(**settings)
+    except SettingError as error:
+        if recipe is None:
+            raise
+        raise SettingError(f"{error} The settings are from {str(recipe)!r} and the command line.") from error
+
+
+def parse_with_recipe(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line with the values of its recipe as defaults."""
+    required = [action for action in parser._actions if action.required]
+    for action in required:
+        action.required = False
+    first, _ = parser.parse_known_args(arguments)
+    for action in required:
+        action.required = True
+    if first.config is not None:
+        apply_recipe(parser, first.config, first)
+    return parser.parse_args(arguments)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> TrainingConfig:
+    """Parse the command line; return the settings.
+
+    Raises:
+        SettingError: see `parse_command`.
+    """
+    return parse_command(arguments).config

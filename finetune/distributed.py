@@ -94,6 +94,11 @@ def is_launched() -> bool:
     return read_variable("WORLD_SIZE") is not None
 
 
+def is_first_process() -> bool:
+    """Return whether this is the process of rank 0, before torch.distributed is initialized."""
+    return read_integer("RANK", 0) == 0
+
+
 def read_world_size() -> int:
     """Return the number of processes that the launcher has started; 1 without a launcher."""
     return read_integer("WORLD_SIZE", 1)

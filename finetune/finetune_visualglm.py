@@ -3,6 +3,7 @@
     python finetune/finetune_visualglm.py --use_lora --train-data dataset.json
     torchrun --nproc_per_node 2 finetune/finetune_visualglm.py --use_lora --zero-stage 1 --train-data dataset.json
     deepspeed finetune/finetune_visualglm.py --use_qlora --train-data dataset.json --resume
+    python finetune/finetune_visualglm.py --config recipe.yaml
 
 --help explains all flags. The original's flags have their original meanings.
 """
@@ -15,12 +16,12 @@ from pathlib import Path
 if not __package__:  # run as a file, as launchers do
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from finetune.arguments import parse_arguments
+from finetune.arguments import TrainingCommand, parse_command
 from finetune.config import TrainingConfig
-from finetune.distributed import close_distributed, exit_process
+from finetune.distributed import close_distributed, exit_process, is_first_process
 from finetune.preparation import prepare
 from finetune.stopping import SIGNAL_EXIT_BASE
-from model.command_line import SUCCESS, run_program
+from model.command_line import SUCCESS, print_text, run_program
 from model.finetuned import FineTuneVisualGLMModel
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the former from here
@@ -36,11 +37,20 @@ def run(config: TrainingConfig) -> int:
     return SIGNAL_EXIT_BASE + (training.stop_request.signal or signal.SIGTERM) if was_stopped else SUCCESS
 
 
+def run_command(command: TrainingCommand) -> int:
+    """Train, or print the recipe; return the exit code."""
+    if not command.prints_recipe:
+        return run(command.config)
+    if is_first_process():
+        print_text(command.recipe, end="")
+    return SUCCESS
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     message = "Interrupted before the first step: nothing was saved."
     try:
-        return run_program(lambda: run(parse_arguments(arguments)), interrupted=message)
+        return run_program(lambda: run_command(parse_command(arguments)), interrupted=message)
     finally:
         close_distributed()
 

@@ -3,19 +3,35 @@
 #   bash finetune/finetune_visualglm.sh
 #   bash finetune/finetune_visualglm.sh --train-data my-images/dataset.json --valid-share 0.1
 #   NUM_GPUS=4 bash finetune/finetune_visualglm.sh --train-data my-images/dataset.json --zero-stage 1
-# All flags are passed to finetune_visualglm.py, whose --help explains them; they override the settings below.
+#   bash finetune/finetune_visualglm.sh --config examples/recipes/fewshot_tiny_lora.yaml
+# All flags are passed to finetune_visualglm.py, whose --help explains them; they override the settings below. With
+# --config, none of the settings below are added; the bundled images are unpacked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
 
+launcher=("$python")
+if [ "${NUM_GPUS:-1}" -gt 1 ]; then
+    launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS")
+fi
+unpack() { [ -d fewshot-data ] || "$python" -m zipfile -e fewshot-data.zip .; }
+
 data=()
 is_bundled=yes
+has_recipe=
 for argument in "$@"; do
-    case "$argument" in --train[-_]d*) is_bundled= ;; esac
+    case "$argument" in
+        --train[-_]d*) is_bundled= ;;
+        --config | --config=*) has_recipe=yes ;;
+    esac
 done
+if [ "$has_recipe" ]; then
+    unpack
+    exec "${launcher[@]}" finetune/finetune_visualglm.py ${METHOD:+"$METHOD"} "$@"
+fi
 if [ "$is_bundled" ]; then
-    [ -d fewshot-data ] || "$python" -m zipfile -e fewshot-data.zip .
+    unpack
     data=(--train-data fewshot-data/dataset.json)
 fi
 
@@ -37,9 +53,5 @@ else
     settings=(--layer_range 0 14 --train-iters 300 --batch-size 4)
 fi
 echo "Settings of this script, which your flags override: ${settings[*]}${advice:-}" >&2
-launcher=("$python")
-if [ "${NUM_GPUS:-1}" -gt 1 ]; then
-    launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS")
-fi
 exec "${launcher[@]}" finetune/finetune_visualglm.py --from_pretrained "$base" "${METHOD:---use_lora}" \
     ${data[@]+"${data[@]}"} --lora_rank 10 --save checkpoints "${settings[@]}" "$@"

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from model import DEMO, SettingError
 from model.file_writing import write_text_atomically
@@ -15,12 +15,7 @@ from .output import OutputError
 from .rows import RowSource
 from .tasks import Settings
 
-if TYPE_CHECKING:  # imports torch
-    from model.checkpoint.load import Checkpoint
-
 FORMAT = 1  # of the record
-# Of a weight file, this many blocks at equal distances are read, so that a model of 16 GB takes no minute.
-BLOCKS, BLOCK_BYTES = 64, 16_384
 LABELS = {
     "model": "the model",
     "questions": "the questions",
@@ -44,6 +39,7 @@ def make_record(settings: Settings, rows: RowSource) -> dict[str, Any]:
         VisualGLMError: the model cannot be found or read.
     """
     from model.checkpoint import open_checkpoint
+    from model.checkpoint.digest import model_digest
 
     checkpoint = open_checkpoint(settings.model, base=settings.loading.get("base"))
     loading = {name: value for name, value in settings.loading.items() if name not in ("device", "base")}
@@ -141,27 +137,6 @@ def sampling_parameters(directory: Path, settings: Settings) -> dict[str, Any]:
     config = DEMO.replace(**read_sampling(directory)).replace(**settings.sampling)
     values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return values
-
-
-def model_digest(checkpoint: "Checkpoint") -> str:
-    """Return a digest of a model's configuration and of samples of its weight files."""
-    config = json.dumps(checkpoint.config, sort_keys=True, default=str)
-    # The configuration of a SAT network names the directory of its tokenizer.
-    digest = hashlib.sha256(config.replace(json.dumps(str(checkpoint.path))[1:-1], "").encode())
-    for path in checkpoint.files:
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        for block in sample_blocks(path):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sample_blocks(path: Path) -> Iterator[bytes]:
-    """Yield blocks of a file at equal distances, the first and the last one included."""
-    last = max(0, path.stat().st_size - BLOCK_BYTES)
-    with path.open("rb") as file:
-        for number in range(BLOCKS):
-            file.seek(last * number // (BLOCKS - 1))
-            yield file.read(BLOCK_BYTES)
 
 
 def file_digest(path: Path, size: int | None = None) -> dict[str, Any]:

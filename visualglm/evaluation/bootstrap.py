@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.seeds import Interval
+
 from .answers import Answered
 from .errors import EvaluationError
 from .metrics.metric import Array, Metric, Scores
@@ -17,24 +19,6 @@ from .metrics.metric import Array, Metric, Scores
 RESAMPLES = 1000
 SEED = 0
 LEVEL = 95  # percent of the resampled scores that an interval contains
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A score with its confidence interval, in percent.
-
-    Attributes:
-        value: the score of all answers.
-        low, high: limits of the interval; NaN if the score is undefined.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def contains(self, value: float) -> bool:
-        """Return whether a value lies in the interval."""
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)

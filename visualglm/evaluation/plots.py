@@ -4,7 +4,8 @@ import html
 import math
 from collections.abc import Mapping
 
-from .bootstrap import Interval
+from model.seeds import Interval
+
 from .calibration import Calibration
 
 BLUE, GRAY, DARK, RED = "#3465a4", "#bbb", "#222", "#a40000"

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from model.file_writing import write_text_atomically
+from model.seeds import Interval, SeedSummary, summarize_seeds
 
 from .answers import Answered, AnswerRow, match_answers
-from .bootstrap import RESAMPLES, SEED, Interval, clusters_of, confidence_intervals
+from .bootstrap import RESAMPLES, SEED, clusters_of, confidence_intervals
 from .calibration import Calibration, calibrate
 from .errors import EvaluationError
 from .metrics import mme_totals
 from .metrics.metric import Array, Metric, score
-from .seeds import SeedSummary, summarize_seeds
 from .swaps import ControlResult, compare_with_control
 
 SWAPPED, WITHOUT_IMAGE = "swapped", "without"  # controls: another image, and no image

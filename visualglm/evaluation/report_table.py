@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from .bootstrap import LEVEL, Interval
+from model.seeds import Interval
+
+from .bootstrap import LEVEL
 from .report import SWAPPED, WITHOUT_IMAGE, MetricResult, Report
 from .swaps import ControlResult
 

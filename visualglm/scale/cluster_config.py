@@ -1,13 +1,13 @@
 """The number and resources of replicas, from the command line or from a YAML file."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from model import SettingError
 from model.command_line import ArgumentParser
+from model.settings_file import check_keys, key_name, read_yaml
 from visualglm.arguments import add_model_arguments
 from visualglm.server.settings import Settings, flag_name
 
@@ -73,25 +73,13 @@ class ClusterSettings:
         )
 
 
-def key_name(name: str) -> str:
-    """Return the key of a field of `ClusterSettings` in the YAML file."""
-    return name.replace("_", "-")
-
-
 def read_cluster_file(path: Path) -> tuple[list[str], dict[str, Any]]:
     """Read a YAML file; return its flags for the command line and its values for `ClusterSettings`.
 
     Raises:
         SettingError: the file cannot be read, is not YAML, or has an unknown key.
     """
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as error:
-        raise SettingError(f"The file {str(path)!r} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise SettingError(f"The file {str(path)!r} is not YAML: {error}.") from error
+    data = read_yaml(path)
     sections = {"model": model_flags(), "server": server_flags()}
     own = {key_name(item.name): item.name for item in fields(ClusterSettings)}
     check_keys(data, [*sections, *own], "the file")
@@ -100,21 +88,8 @@ def read_cluster_file(path: Path) -> tuple[list[str], dict[str, Any]]:
         given = data.get(section, {})
         check_keys(given, [*flags], f"the section {section!r}")
         for key, value in given.items():
-            words += to_words(key, flags[key.replace("_", "-")], value)
-    return words, {own[key.replace("_", "-")]: value for key, value in data.items() if key not in sections}
-
-
-def check_keys(data: object, known: list[str], place: str) -> None:
-    """Check that all keys of a mapping are known; hyphens and underscores are alike.
-
-    Raises:
-        SettingError: there is an unknown key, or `data` is not a mapping.
-    """
-    if not isinstance(data, Mapping):
-        raise SettingError(f"{place.capitalize()} should have keys with values, such as {known[0]}: ...")
-    for key in data:
-        if str(key).replace("_", "-") not in known:
-            raise SettingError(f"{key!r} is not a key of {place}. The keys are: {', '.join(known)}.")
+            words += to_words(key, flags[key_name(key)], value)
+    return words, {own[key_name(key)]: value for key, value in data.items() if key not in sections}
 
 
 def model_flags() -> dict[str, str]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from visualglm.evaluation.seeds import summarize_seeds, t_quantile
+from model.seeds import summarize_seeds, t_quantile
 
 
 def test_three_seeds() -> None:

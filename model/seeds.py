@@ -5,10 +5,26 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .bootstrap import Interval
-
 # 97.5 % quantiles of Student's t-distribution with 1 to 10 degrees of freedom.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its confidence interval, in percent.
+
+    Attributes:
+        value: the score of all answers.
+        low, high: limits of the interval; NaN if the score is undefined.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def contains(self, value: float) -> bool:
+        """Return whether a value lies in the interval."""
+        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
