@@ -15,8 +15,9 @@ RUN := $(VENV)/bin/python
 # pytest keeps the tests that it has compiled for the next call, even if the environment forbids bytecode files.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest
 # One thread per process: more threads than cores slow each other down. worksteal gives a process adjacent tests, which
-# share fixtures.
-TEST := OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist worksteal
+# share fixtures. Programs, browsers and Ray have fixed times to start, which a busy machine exceeds now and then: a test
+# that fails runs once more, and the summary lists it as rerun.
+TEST := OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist worksteal --reruns 1
 INSTALLED := $(VENV)/.installed
 INSTALLED_WEB := $(VENV)/.installed-web
 INSTALLED_DEV := $(VENV)/.installed-dev

@@ -24,8 +24,7 @@ IMAGES = [str(ROOT / "examples" / name) for name in ("scene.png", "scene_2.png",
 QUESTION = "How many objects are there?"
 ROWS = 100
 PATIENCE_S = 300
-# Ray gives its processes fixed times to start, which a busy machine exceeds now and then.
-pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=1)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

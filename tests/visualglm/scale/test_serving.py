@@ -24,7 +24,6 @@ cpus: 0.5
 
 
 @pytest.mark.slow
-@pytest.mark.flaky(reruns=1)  # Ray gives its processes fixed times to start, which a busy machine exceeds now and then
 def test_a_server_on_ray_serves_survives_and_stops(tmp_path: Path) -> None:
     with ray_server(tmp_path, "--from_pretrained", "visualglm-tiny", "--replicas", "2") as server:
         both_protocols_answer_about_an_image(server)
