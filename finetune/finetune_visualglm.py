@@ -21,15 +21,23 @@ from finetune.config import TrainingConfig
 from finetune.distributed import close_distributed, exit_process, is_first_process
 from finetune.preparation import prepare
 from finetune.stopping import SIGNAL_EXIT_BASE
+from finetune.trainer import Trainer
 from model.command_line import SUCCESS, print_text, run_program
 from model.finetuned import FineTuneVisualGLMModel
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the former from here
 
 
+INTERRUPTED_EARLY = "Interrupted before the first step: nothing was saved."
+
+
 def run(config: TrainingConfig) -> int:
     """Train; return the exit code."""
-    training = prepare(config)
+    return train(prepare(config))
+
+
+def train(training: Trainer) -> int:
+    """Run a prepared training; return the exit code."""
     try:
         was_stopped = training.train()
     finally:
@@ -48,9 +56,8 @@ def run_command(command: TrainingCommand) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    message = "Interrupted before the first step: nothing was saved."
     try:
-        return run_program(lambda: run_command(parse_command(arguments)), interrupted=message)
+        return run_program(lambda: run_command(parse_command(arguments)), interrupted=INTERRUPTED_EARLY)
     finally:
         close_distributed()
 

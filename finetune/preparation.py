@@ -44,6 +44,7 @@ from .methods import (
 from .metrics import AnswerMetrics
 from .optimizer import Optimizer, OptimizerSettings, PlainOptimizer
 from .progress import TrainingLogger
+from .record import RunRecord, describe_sources, start_record
 from .rehearsal import write_rehearsal_data
 from .rows import Rows, describe_ignored_keys, read_rows
 from .runs import copy_companion_files, gather_tensors, load_trained, open_run, run_config
@@ -166,6 +167,14 @@ def make_logger(config: TrainingConfig, base: str, run: Path, first: int, last: 
     return TrainingLogger(run, first, last, config.summary_dir, wandb if config.wandb else None)
 
 
+def make_record(
+    config: TrainingConfig, distributed: DistributedContext, run: Run, state: TrainingState, loaded: "LoadedModel"
+) -> RunRecord:
+    """Return the record of the run, for the main process."""
+    sources = describe_sources(config, loaded.base, loaded.checkpoint)
+    return start_record(config, distributed, run.path, state.step, sources)
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """The model to train.
@@ -250,6 +259,7 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
             print_main(distributed, f"Resuming {run.path} after step {state.step}.")
         last = config.train_iters or sampler.steps(config.epochs)
         logger = make_logger(config, loaded.base, run.path, state.step, last) if distributed.is_main_process else None
+        record = make_record(config, distributed, run, state, loaded) if distributed.is_main_process else None
     except BaseException:
         run.close()
         raise
@@ -270,6 +280,7 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
         num_workers=workers,
         collect_weights=partial(collect_weights, config, distributed, loaded),
         logger=logger,
+        record=record,
         metrics=metrics,
         stop_request=StopRequest(distributed.is_main_process, is_launched()),
     )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from model.command_line import normalize_option
 from model.errors import SettingError
@@ -122,6 +122,31 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [to_plain(item) for item in value]
     return value
+
+
+def from_plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `TrainingConfig` for plain settings; the reverse of `plain_settings`.
+
+    Raises:
+        SettingError: there is an unknown setting.
+    """
+    types = get_type_hints(TrainingConfig)
+    unknown = [name for name in settings if name not in types]
+    if unknown:
+        raise SettingError(f"The setting {unknown[0]!r} is unknown to this version. Use the version that recorded it.")
+    return {name: to_paths(value) if has_paths(types[name]) else value for name, value in settings.items()}
+
+
+def has_paths(kind: Any) -> bool:
+    """Return whether a setting's type contains Path."""
+    return kind is Path or any(has_paths(part) for part in get_args(kind))
+
+
+def to_paths(value: Any) -> Any:
+    """Return a text as a path, and each text of a list."""
+    if isinstance(value, list):
+        return [Path(item) for item in value]
+    return None if value is None else Path(value)
 
 
 def format_recipe(config: TrainingConfig, parser: argparse.ArgumentParser, **more: Any) -> str:

@@ -27,6 +27,7 @@ from .images import FileEmbeddingCache, augment_selected
 from .metrics import AnswerMetrics
 from .optimizer import AsyncScalars, Optimizer, StepResult, learning_rate_at
 from .progress import TrainingLogger
+from .record import RunRecord, Status
 from .sampler import ResumableBatchSampler
 from .stopping import StopRequest, catch_signals
 from .training_state import TrainingState
@@ -55,6 +56,7 @@ class Trainer:
         num_workers: number of worker processes that load data.
         collect_weights: returns the tensors to save on the main process; every process has to call it.
         logger: logs metrics; only on the main process.
+        record: the record of the run; only on the main process.
         metrics: metrics of the answers to held-out questions; None for none.
         stop_request: set by signals.
         skipped_in_a_row: number of consecutive skipped steps.
@@ -81,6 +83,7 @@ class Trainer:
     num_workers: int
     collect_weights: Callable[[], dict[str, torch.Tensor]]
     logger: TrainingLogger | None = None
+    record: RunRecord | None = None
     metrics: AnswerMetrics | None = None
     stop_request: StopRequest = field(default_factory=StopRequest)
     skipped_in_a_row: int = 0
@@ -127,12 +130,21 @@ class Trainer:
             self._check_step(waiting)
 
     def close(self) -> None:
-        """Flush the logs, release the run, and print the path of its last checkpoint."""
+        """Flush the logs, complete the record, release the run, and print the path of its last checkpoint."""
         if self.logger is not None:
             self.logger.close()
+        if self.record is not None:
+            print_main(self.distributed, self.record.finish(self.status, self.state.step, self.state.best_loss))
         self.run.close()
         if self.saved_step:
             print_main(self.distributed, self.run.describe(self.saved_step, self.last_step, self.is_complete))
+
+    @property
+    def status(self) -> Status:
+        """How the training has ended."""
+        if self.is_complete:
+            return "complete"
+        return "stopped" if self.is_stopping and self.save_error is None else "failed"
 
     def _must_stop(self) -> bool:
         """Return whether to stop after this step; the same on all processes."""

@@ -42,6 +42,7 @@ COMMANDS = {
     "mcp": Command("visualglm.mcp.program", "offer the model as an MCP tool over stdio", "mcp", ("mcp",)),
     "evaluate": Command("visualglm.evaluation.program", "evaluate a model on questions about images"),
     "finetune": Command("finetune.__main__", "fine-tune a model on your own images", "train", ("sat",)),
+    "again": Command("finetune.again", "repeat a fine-tuning with its recorded settings", "train", ("sat",)),
     "check-data": Command("finetune.check", "check a file of training data"),
     "merge": Command(
         "finetune.merge", "merge a fine-tuned adapter into its base model, or convert its LoRA", "train", ("sat",)
