@@ -22,10 +22,11 @@ The modules, in the order in which data passes through them:
     optimizer               optimizer (AdamW, learning-rate schedule), deepspeed_optimizer, distributed
     trainer                 methods (the trainable parameters) -> preparation -> trainer: Trainer, the loop
                             evaluation (held-out loss and answers), metrics (of the answers), progress (logs),
-                            stopping (signals)
+                            run_report (the page of a run), stopping (signals)
     checkpoints             checkpoints (files of a run, its lock), training_state, runs (start or resume a run)
 
-Other programs: check (`python -m finetune.data check`), compare, and merge with peft_adapter. `errors` holds the
+Other programs: check (`python -m finetune.data check`), compare, plot (with run_log, run_curves and curves, which also
+draw the report), and merge with peft_adapter. `errors` holds the
 exceptions.
 """
 

@@ -9,6 +9,7 @@ checkpoints/finetune-visualglm-20240131-120000/
     300/manifest.json           the SHA-256 of each of these files
     lock                        locked by the training that writes the run
     log.jsonl                   the logged metrics
+    curves.svg, report.html     their curves, and the report, written at each checkpoint and at the end
 """
 
 import errno

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -132,6 +133,15 @@ MAX_SAMPLE_LENGTH = 500  # maximum characters of each text of a sample
 EVAL_BATCH_SIZE = 8  # small, because the training needs memory, too
 
 
+class Sample(NamedTuple):
+    """An answer of an evaluation, shortened, with the path of the image or None."""
+
+    question: str
+    expected: str
+    answer: str
+    image: Path | None
+
+
 @dataclass(frozen=True)
 class Score:
     """The result of an evaluation.
@@ -139,13 +149,13 @@ class Score:
     Attributes:
         loss: mean loss per answer token.
         exact_match: fraction of the answers that equal the expected ones; None if no answers were generated.
-        samples: questions, expected answers, and the model's answers.
+        samples: the first few answers.
         metrics: scores of the metrics by name, in percent; NaN where one is undefined.
     """
 
     loss: float
     exact_match: float | None = None
-    samples: list[tuple[str, str, str]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -172,23 +182,26 @@ def held_out_loss(
 
 def answer_held_out(
     model: SatChatModel, dataset: ChatDataset, count: int, metrics: AnswerMetrics | None = None
-) -> tuple[float, list[tuple[str, str, str]], dict[str, float]]:
+) -> tuple[float, list[Sample], dict[str, float]]:
     """Answer the first `count` questions of held-out data whose images can be read, as `finetune.compare` does.
 
     Returns:
-        The fraction of correct answers, (question, expected, answer) of the first few, and the scores of the metrics.
+        The fraction of correct answers, samples of the answers, and the scores of the metrics.
     """
     questions = list(islice(readable_questions(dataset), count))
     answers = list(score_answers(model, questions, max_batch_size=EVAL_BATCH_SIZE))
     fraction = sum(answer.is_correct for answer in answers) / len(answers)
     expected = [displayed_text(model.tokenizer, question.expected) for question in questions]
-    asked = [(question.text, text, answer) for question, text, answer in zip(questions, expected, answers, strict=True)]
+    asked = list(zip(questions, expected, answers, strict=True))
     samples = [
-        (shorten(question), shorten(text), shorten(answer.text)) for question, text, answer in asked[:NUM_SAMPLES]
+        Sample(shorten(question.text), shorten(text), shorten(answer.text), question.image)
+        for question, text, answer in asked[:NUM_SAMPLES]
     ]
     if metrics is None:
         return fraction, samples, {}
-    texts = [AnsweredText(question, text, "" if answer.is_error else answer.text) for question, text, answer in asked]
+    texts = [
+        AnsweredText(question.text, text, "" if answer.is_error else answer.text) for question, text, answer in asked
+    ]
     return fraction, samples, metrics.score(texts)
 
 

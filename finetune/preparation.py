@@ -164,7 +164,7 @@ def make_logger(config: TrainingConfig, base: str, run: Path, first: int, last: 
     """Return the logger of the training."""
     settings = {**asdict(config), "from_pretrained": base}
     wandb = {"project": config.wandb_project_name, "name": run.name, "config": settings}
-    return TrainingLogger(run, first, last, config.summary_dir, wandb if config.wandb else None)
+    return TrainingLogger(run, first, last, config.summary_dir, wandb if config.wandb else None, settings)
 
 
 def make_record(

@@ -3,17 +3,18 @@
 import importlib.util
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from model.command_line import make_printable
 from model.errors import SettingError
 
 from .evaluation import Score
-
-LOG_NAME = "log.jsonl"
+from .run_log import LOG_NAME as LOG_NAME
+from .run_report import Progress, write_run_report
 
 
 class TrainingLogger:
@@ -25,6 +26,7 @@ class TrainingLogger:
         last_step: number of the training's last step.
         summary: directory of TensorBoard's files, written if TensorBoard is installed; None for `run`.
         wandb: options of wandb.init; None disables Weights & Biases.
+        settings: settings of the training by name, for the report.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class TrainingLogger:
         last_step: int,
         summary: Path | None = None,
         wandb: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -41,7 +44,8 @@ class TrainingLogger:
         self.bar = tqdm(
             total=last_step, initial=first_step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1
         )
-        self.log_file = (run / LOG_NAME).open("a", encoding="utf-8")
+        self.run, self.settings = run, settings or {}
+        self.log_file = open_log(run / LOG_NAME)
         self.tensorboard = open_tensorboard(run if summary is None else summary)
         self.wandb = open_wandb(wandb)
         self.start_time, self.num_tokens = time.perf_counter(), 0.0
@@ -80,16 +84,31 @@ class TrainingLogger:
         answered = "" if score.exact_match is None else f", {score.exact_match:.0%} of the answers correct"
         scores = "".join(f", {name} {value:.1f}" for name, value in score.metrics.items())
         self.write_line(f"step {step}: held-out loss {score.loss:.4f}{answered}{scores}")
-        for question, expected, answer in score.samples:
-            self.write_line(f"    {question}  expected: {expected}  answer: {answer}")
+        for sample in score.samples:
+            self.write_line(f"    {sample.question}  expected: {sample.expected}  answer: {sample.answer}")
         defined = {name: value if math.isfinite(value) else None for name, value in score.metrics.items()}
         self.log(
             step,
             valid_loss=score.loss,
             valid_exact=score.exact_match,
             **{f"valid_{name}": value for name, value in defined.items()},
-            samples=[list(sample) for sample in score.samples],
+            samples=[[sample.question, sample.expected, sample.answer] for sample in score.samples],
+            sample_images=[None if sample.image is None else str(sample.image) for sample in score.samples],
         )
+
+    def write_report(self, step: int, is_complete: bool) -> None:
+        """Write the report of the run after `step` steps, unless no step was made since the start.
+
+        If this fails, the error is printed, since the training goes on.
+        """
+        if step == self.first_step:
+            return
+        seconds = time.perf_counter() - self.start_time
+        try:
+            progress = Progress(self.first_step, step, self.last_step, seconds, is_complete)
+            write_run_report(self.run, self.settings, progress)
+        except (OSError, SettingError) as error:
+            self.write_line(f"The report of the run cannot be written: {error}")
 
     def write_line(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -103,6 +122,17 @@ class TrainingLogger:
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a log to append to it, after ending a line that a killed training has cut off."""
+    file = path.open("a+", encoding="utf-8")
+    if file.tell():
+        with path.open("rb") as written:
+            written.seek(-1, os.SEEK_END)
+            if written.read() != b"\n":
+                file.write("\n")
+    return file
 
 
 def open_tensorboard(folder: Path) -> Any:

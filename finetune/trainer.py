@@ -130,8 +130,9 @@ class Trainer:
             self._check_step(waiting)
 
     def close(self) -> None:
-        """Flush the logs, complete the record, release the run, and print the path of its last checkpoint."""
+        """Write the report and the record, release the run, and print the path of its last checkpoint."""
         if self.logger is not None:
+            self.logger.write_report(self.state.step, self.is_complete)
             self.logger.close()
         if self.record is not None:
             print_main(self.distributed, self.record.finish(self.status, self.state.step, self.state.best_loss))
@@ -336,3 +337,5 @@ class Trainer:
             self.save_error = error
             if self.logger is not None and self.state.step < self.last_step:
                 self.logger.write_line(f"{error} The training continues.")
+        if self.logger is not None and self.state.step < self.last_step:  # `close` writes the last report
+            self.logger.write_report(self.state.step, is_complete=False)

@@ -76,10 +76,36 @@ def write_page(
     language: str = "zh",
     image_format: Literal["JPEG", "PNG"] = "JPEG",
 ) -> None:
-    """Write a page.
+    """Write a page; the arguments are those of `format_page`.
 
     Args:
         path: the file, which is replaced.
+
+    Raises:
+        SettingError: the file cannot be written.
+    """
+    page = format_page(
+        title, articles, summary=summary, scores=scores, figures=figures, language=language, image_format=image_format
+    )
+    try:
+        path.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SettingError(f"The page {path} cannot be written: {error.strerror}. Choose another file.") from error
+
+
+def format_page(
+    title: str,
+    articles: Iterable[Article] = (),
+    *,
+    summary: str = "",
+    scores: Sequence[str] = (),
+    figures: Sequence[str] = (),
+    language: str = "zh",
+    image_format: Literal["JPEG", "PNG"] = "JPEG",
+) -> str:
+    """Return a page as HTML.
+
+    Args:
         title: title of the page.
         articles: the articles; consumed one by one, so that an iterator may load their images.
         summary: a paragraph below the title.
@@ -87,29 +113,28 @@ def write_page(
         figures: HTML elements below it, such as SVG, which are inserted as they are.
         language: language code of the page.
         image_format: format of the embedded images.
-
-    Raises:
-        SettingError: the file cannot be written.
     """
     parts = [f"<p>{html.escape(summary)}</p>"] if summary else []
     if scores:
         parts += ["<ul>", *(f"<li>{html.escape(score)}</li>" for score in scores), "</ul>"]
     parts += figures
     parts += [format_article(article, image_format) for article in articles]
-    page = PAGE.format(language=language, title=html.escape(title), side=MAX_SIDE, body="\n".join(parts))
-    try:
-        path.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise SettingError(f"The page {path} cannot be written: {error.strerror}. Choose another file.") from error
+    return PAGE.format(language=language, title=html.escape(title), side=MAX_SIDE, body="\n".join(parts))
 
 
 def format_article(article: Article, image_format: Literal["JPEG", "PNG"] = "JPEG") -> str:
     """Return an article as HTML."""
-    lines = "\n".join(
+    table = format_table(article.lines)
+    return f"<article>\n{embed_image(article.image, image_format)}\n{table}\n</article>"
+
+
+def format_table(lines: Iterable[Line]) -> str:
+    """Return lines as an HTML table."""
+    rows = "\n".join(
         f'<tr><th>{html.escape(line.name)}</th><td class="{line.verdict}">{html.escape(line.text)}</td></tr>'
-        for line in article.lines
+        for line in lines
     )
-    return f"<article>\n{embed_image(article.image, image_format)}\n<table>\n{lines}\n</table>\n</article>"
+    return f"<table>\n{rows}\n</table>"
 
 
 def embed_image(image: Image.Image | None, image_format: Literal["JPEG", "PNG"] = "JPEG") -> str:

@@ -44,6 +44,7 @@ COMMANDS = {
     "finetune": Command("finetune.__main__", "fine-tune a model on your own images", "train", ("sat",)),
     "again": Command("finetune.again", "repeat a fine-tuning with its recorded settings", "train", ("sat",)),
     "check-data": Command("finetune.check", "check a file of training data"),
+    "plot": Command("finetune.plot", "draw the curves of one or more trainings"),
     "merge": Command(
         "finetune.merge", "merge a fine-tuned adapter into its base model, or convert its LoRA", "train", ("sat",)
     ),

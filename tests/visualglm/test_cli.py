@@ -62,7 +62,7 @@ def test_help_lists_the_commands_and_imports_no_torch() -> None:
     assert not imported & {"torch", "numpy", "transformers", "sat", "gradio", "fastapi"}
 
 
-@pytest.mark.parametrize("name", ["chat", "check-data", "convert", "finetune"])
+@pytest.mark.parametrize("name", ["chat", "check-data", "convert", "finetune", "plot"])
 def test_the_help_of_a_command_names_it_as_it_was_called(name: str) -> None:
     done = run_here(["-m", "visualglm", name, "--help"])
     assert done.returncode == 0, done.stderr
