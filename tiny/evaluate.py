@@ -10,54 +10,52 @@ image. The last line is the overall accuracy.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from model import ChatModel, Conversation, SettingError, Turn, VisualGLMError, load_sat
-from model.answers import answer_all, greedy_config
+from model import SettingError, load_sat
+from model.chat_model import NetworkChatModel
 from model.command_line import ArgumentParser, run_program
 from model.placement import DTYPES
 from tiny.evaluation.external_dataset import read_questions
 from tiny.evaluation.generated_dataset import generate_questions
-from tiny.evaluation.report import describe_machine, format_overall, format_table, write_failures, write_json
-from tiny.evaluation.results import Question, Result
-from tiny.training.encoding import PROMPT_LANGUAGES
+from tiny.evaluation.graded_question import MEANING, GradedQuestion
+from tiny.evaluation.report import describe_machine, format_overall, format_table, write_json
+from tiny.evaluation.results import results_of
+from visualglm.evaluation.answers import AnswerRow, match_answers
+from visualglm.evaluation.loaded_model import answer_questions
+from visualglm.evaluation.question_tasks import OWN, Images, QuestionTasks
+from visualglm.evaluation.report import SWAPPED, Report, make_report
+from visualglm.evaluation.report_page import write_report_page
 from visualglm.scenes import MAX_THINGS
 
-MAX_ANSWER_TOKENS = 200
-
-
-def to_conversation(question: Question, swapped: bool = False) -> Conversation:
-    """Return the conversation before the question, with the question's image or the swapped one."""
-    image = question.swapped_image if swapped else question.image
-    turns = [Turn(earlier, answer) for earlier, answer in question.history]
-    return Conversation(None if image is None else image.load(), turns, PROMPT_LANGUAGES[question.language])
+GREEDY = {"temperature": 0, "max_new_tokens": 200, "top_logprobs": 0}
 
 
 def evaluate(
-    model: ChatModel, questions: list[Question], swap: bool = True, repetition_penalty: float | None = None
-) -> Iterator[Result]:
-    """Ask every question, with `swap` also about its swapped image; yield the results in order."""
-    prompts = (
-        (to_conversation(question, swapped), question.text)
-        for question in questions
-        for swapped in ([False, True] if swap and question.swapped_image else [False])
-    )
-    config = greedy_config(model, MAX_ANSWER_TOKENS).replace(repetition_penalty=repetition_penalty)
-    answers = map(raise_error, answer_all(model, prompts, config))
-    for question in questions:
-        answer = next(answers)
-        yield Result(question, answer, next(answers) if swap and question.swapped_image else None)
-
-
-def raise_error(answer: str | VisualGLMError) -> str:
-    """Return an answer; raise it if it is an error."""
-    if isinstance(answer, VisualGLMError):
-        raise answer
-    return answer
+    model: NetworkChatModel,
+    questions: Sequence[GradedQuestion],
+    swap: bool = True,
+    repetition_penalty: float | None = None,
+    title: str = "",
+) -> Report:
+    """Ask every question, with `swap` also about its swapped image; return the report."""
+    conditions: dict[str, Images] = {OWN: {question.key: question.image for question in questions}}
+    if swap:
+        swapped = {question.key: question.swapped_image for question in questions if question.swapped_image}
+        conditions |= {SWAPPED: swapped} if swapped else {}
+    tasks = QuestionTasks(Path(title), questions, conditions)
+    sampling = {**GREEDY, "repetition_penalty": repetition_penalty}
+    rows: dict[str, list[AnswerRow]] = {condition: [] for condition in conditions}
+    for condition, row in tqdm(
+        answer_questions(model, tasks, sampling), total=tasks.count, unit="question", disable=None
+    ):
+        rows[condition].append(row)
+    own = match_answers(questions, rows.pop(OWN))
+    return make_report(title, [MEANING], own, rows)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if available)")
     add("--dtype", choices=DTYPES, help="dtype of the weights (default: chosen for the device and the size)")
     add("--json", type=Path, metavar="FILE", help="write scores, questions and answers to this file")
-    add("--failures", type=Path, metavar="FILE", help="write the wrong answers to this HTML file")
+    add("--failures", type=Path, metavar="FILE", help="write the report with all wrong answers to this HTML file")
     add("--no_swap", dest="swap", action="store_false", help="skip the control with swapped images")
     options = parser.parse_args()
     if options.seed < 0 or options.count < 1 or not 1 <= options.most_things <= MAX_THINGS:
@@ -109,15 +107,16 @@ def run(options: argparse.Namespace, load: Callable[..., Any]) -> None:
     generated = generate_questions(options.seed, options.count, options.most_things)
     questions = read_questions(options.scenes) if options.scenes else list(generated)
     model = load(options.from_pretrained, device=options.device, dtype=options.dtype, quant=options.quant)
-    evaluation = evaluate(model, questions, options.swap, options.repetition_penalty)
-    results = list(tqdm(evaluation, total=len(questions), unit="question", disable=None))
+    title = f"{options.from_pretrained}: {options.scenes or f'questions of seed {options.seed}'}"
+    report = evaluate(model, questions, options.swap, options.repetition_penalty, title)
+    results = results_of(report)
     print(*format_table(results), sep="\n")
     if options.json is not None:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
         machine = describe_machine(model.network.device, model.network.dtype)
         write_json(options.json, settings, machine, results)
     if options.failures is not None:
-        write_failures(options.failures, results)
+        write_report_page(options.failures, report, len(questions))
     print(format_overall(results))
 
 

@@ -1,21 +1,27 @@
 """Questions and results for the tests of the evaluation."""
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from PIL import Image
 
-from model import StreamChunk
+from model import Conversation, Turn
 from model.description import Description
-from tiny.evaluation.results import ImageSource, Question, Result
+from model.streaming import CompleteAnswer, Usage
+from tiny.evaluation.graded_question import GradedQuestion
+from tiny.evaluation.results import Result
 from tiny.grading import ThingScore
+from tiny.training.encoding import PROMPT_LANGUAGES
 from tiny.words.sentences import Language
+from visualglm.evaluation.data import ImageReference
 
 
 class ScriptedModel:
-    """Gives prepared answers in order, as a stream of chunks, and records the questions.
+    """Gives prepared answers, in the order of the questions with their own images and then with the swapped ones.
 
     Args:
         answers: the prepared answers.
@@ -23,24 +29,46 @@ class ScriptedModel:
 
     network = torch.nn.Module()
     network.device, network.dtype = torch.device("cpu"), torch.float32
+    engine_network = network
+    image_size = 224
+    description = Description("scripted")
+    sampling: Mapping[str, Any] = {}
+
+    image_cache = SimpleNamespace(to_pixels=lambda image: image)
 
     def __init__(self, answers: Iterable[str]) -> None:
         self.answers = iter(answers)
         self.asked: list[tuple[Any, str, Any]] = []
 
-    image_size = 224
-    description = Description("scripted")
+    def answer_stream(
+        self, questions: Iterable[Any], config: Any, max_batch_size: int
+    ) -> Iterator[tuple[int, CompleteAnswer]]:
+        for number, (conversation, question) in enumerate(questions):
+            self.asked.append((conversation, question, config))
+            yield number, CompleteAnswer(next(self.answers), "stop", Usage(1, 1, 0, 0, 0))
 
-    def stream_answer(self, conversation: Any, question: str, config: Any) -> Iterator[StreamChunk]:
-        self.asked.append((conversation, question, config))
-        answer = next(self.answers)
-        yield StreamChunk(answer[:1])
-        yield StreamChunk(answer[1:], "stop")
+
+def to_conversation(question: GradedQuestion) -> Conversation:
+    """Return the conversation before a question, with its own image."""
+    turns = [Turn(earlier, answer) for earlier, answer in question.history]
+    image = None if question.image is None else question.image.load()
+    return Conversation(image, turns, PROMPT_LANGUAGES[question.language])
+
+
+@dataclass(frozen=True)
+class ColoredImage(ImageReference):
+    """An image of one color, which is its name."""
+
+    def source(self) -> Image.Image:
+        return Image.new("RGB", (300, 150), self.name)
 
 
 def count_words(answer: str) -> ThingScore:
     """Score an answer: each "right" is a correct thing, each "wrong" a wrong one; one thing is missing."""
     return ThingScore(answer.count("right"), answer.count("wrong"), 1)
+
+
+NUMBERS = count(1)  # of the questions, whose keys they are
 
 
 def make_question(
@@ -50,16 +78,20 @@ def make_question(
     image: str | None = "red",
     swapped_image: str | None = "blue",
     **fields: Any,
-) -> Question:
+) -> GradedQuestion:
     """Return a question about a single-color image, with the correct answer "right"."""
-
-    def paint(color: str | None) -> ImageSource | None:
-        return None if color is None else ImageSource(color, partial(Image.new, "RGB", (300, 150), color))
-
-    expected = fields.pop("expected", ("right",))
-    history = fields.pop("history", ())
-    return Question(
-        kind, language, history, text, expected, "right".__eq__, paint(image), paint(swapped_image), **fields
+    own, other = (None if color is None else ColoredImage(color) for color in (image, swapped_image))
+    answers = fields.pop("answers", ("right",))
+    return GradedQuestion(
+        str(next(NUMBERS)),
+        own,
+        text,
+        answers,
+        kind=kind,
+        language=language,
+        is_correct="right".__eq__,
+        swapped_image=other,
+        **fields,
     )
 
 

@@ -13,8 +13,9 @@ from model import CHINESE, CheckpointError, SettingError, load_sat
 from tests.tiny.evaluation_data import ScriptedModel, make_question
 from tiny.evaluate import evaluate, main
 from tiny.evaluation.generated_dataset import generate_questions
-from tiny.evaluation.results import score, score_table, wilson_interval
+from tiny.evaluation.results import results_of, score, score_table, wilson_interval
 from tiny.questions import QUESTION_KINDS
+from visualglm.evaluation.report import SWAPPED
 
 # Accuracy of the embedded model in each language, in percent, as stated in the README.
 STATED = {"zh": 97.8, "en": 98.8}
@@ -55,10 +56,10 @@ def external_folder(tmp_path: Path) -> Path:
 
 def test_each_question_is_asked_with_its_image_and_the_swapped_one() -> None:
     question = make_question(text="它呢？", history=(("有球吗？", "有。"),), language="zh")
-    model = ScriptedModel(["right", "wrong", "right"])
-    results = list(evaluate(model, [question, make_question(image=None, swapped_image=None)]))
+    model: Any = ScriptedModel(["right", "right", "wrong"])
+    results = results_of(evaluate(model, [question, make_question(image=None, swapped_image=None)]))
     assert [(result.answer, result.swapped_answer) for result in results] == [("right", "wrong"), ("right", None)]
-    (own, text, config), (other, other_text, _), (none, _, _) = model.asked
+    (own, text, config), (none, _, _), (other, other_text, _) = model.asked
     assert text == other_text == "它呢？"
     assert [conversation.image and conversation.image.getpixel((0, 0)) for conversation in (own, other, none)] == [
         (255, 0, 0),
@@ -70,15 +71,15 @@ def test_each_question_is_asked_with_its_image_and_the_swapped_one() -> None:
 
 
 def test_without_swapping_each_question_is_asked_once() -> None:
-    model = ScriptedModel(["right", "right"])
-    results = list(evaluate(model, [make_question(), make_question()], swap=False))
+    model: Any = ScriptedModel(["right", "right"])
+    results = results_of(evaluate(model, [make_question(), make_question()], swap=False))
     assert [result.swapped_answer for result in results] == [None, None]
     assert len(model.asked) == 2
 
 
 def test_the_command_prints_a_row_for_each_kind_and_ends_with_the_share_over_all(run: Run) -> None:
     count = 2 * (len(QUESTION_KINDS) + 1)
-    expected = [question.expected[0] for question in generate_questions(5, count)]
+    expected = [question.answers[0] for question in generate_questions(5, count)]
     lines = run(ScriptedModel([*expected[:-1], "?"]), "--seed", 5, "--count", count, "--no_swap")
     assert [line.split("  ")[0] for line in lines[1 : len(QUESTION_KINDS) + 3]] == [*QUESTION_KINDS, "new pairs", "all"]
     assert lines[-2].startswith("things in descriptions: zh ")
@@ -88,7 +89,8 @@ def test_the_command_prints_a_row_for_each_kind_and_ends_with_the_share_over_all
 def test_a_model_that_does_not_look_is_found_out(run: Run) -> None:
     count = 2 * (len(QUESTION_KINDS) + 1)
     questions = list(generate_questions(5, count))
-    blind = [text for question in questions for text in question.expected * (2 if question.swapped_image else 1)]
+    with_swapped = [question for question in questions if question.swapped_image]
+    blind = [question.answers[0] for question in (*questions, *with_swapped)]
     lines = run(ScriptedModel(blind), "--seed", 5, "--count", count)
     marked = [line for line in lines if line.endswith("not looking (zh, en)")]
     assert len(marked) == len(QUESTION_KINDS)  # all kinds but text, and the new pairs
@@ -105,11 +107,13 @@ def test_the_command_writes_scores_and_failures(run: Run, tmp_path: Path) -> Non
     assert content["machine"]["dtype"] == "float32"
     assert [question["answer"] for question in content["questions"]] == ["?"] * 3
     assert all(1 <= len(question["picture"]["things"]) <= 2 for question in content["questions"])
-    assert page.read_text(encoding="utf-8").count("<article>") == 3
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<article>") == 3
+    assert "NOT LOOKING" in text  # all answers are wrong, with either image
 
 
 def test_external_datasets_are_evaluated(run: Run, external_folder: Path, tmp_path: Path) -> None:
-    model = ScriptedModel(["Hi!", "red", "blue", "yellow", "blue"])
+    model = ScriptedModel(["Hi!", "red", "yellow", "blue", "blue"])
     lines = run(model, "--scenes", external_folder, "--json", tmp_path / "results.json")
     assert [line.split()[0] for line in lines] == ["kind", "unnamed", "colour", "all", "overall"]
     assert lines[-1] == "overall 66.7 %"
@@ -172,7 +176,9 @@ def test_an_error_for_a_person_is_one_line(
 @pytest.mark.slow
 def test_the_embedded_model_answers_as_stated() -> None:
     model = load_sat("visualglm-tiny", device="cpu")
-    results = list(evaluate(model, list(generate_questions(4321, QUESTION_COUNT))))
+    report = evaluate(model, list(generate_questions(4321, QUESTION_COUNT)))
+    assert not report.results[0].controls[SWAPPED].is_blind
+    results = results_of(report)
     for language, stated in STATED.items():
         reached = score([result for result in results if result.question.language == language])
         least, _ = wilson_interval(round(stated / 100 * reached.count), reached.count)

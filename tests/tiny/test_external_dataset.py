@@ -33,7 +33,7 @@ def test_files_are_read_in_order_with_all_fields(tmp_path: Path) -> None:
     write_lines(tmp_path, {"question": "球是什么颜色的？", "answer": "红色"}, name="a.jsonl")
     first, second, third = read_questions(tmp_path)
     assert (first.text, first.language, first.kind, first.image) == ("球是什么颜色的？", "zh", "unnamed", None)
-    assert (second.history, second.kind, second.expected) == ((("有球吗？", "有。"),), "follow_up", ("左边", "左"))
+    assert (second.history, second.kind, second.answers) == ((("有球吗？", "有。"),), "follow_up", ("左边", "左"))
     assert second.image is not None
     assert second.image.load().getpixel((0, 0)) == (255, 0, 0)
     assert (third.text, third.language) == ("Where is the ball?", "en")
@@ -52,12 +52,22 @@ def test_a_language_that_is_given_counts(tmp_path: Path) -> None:
     assert question.language == "en"
 
 
-def test_the_swapped_image_is_the_next_distinct_one(tmp_path: Path) -> None:
+def test_an_image_is_swapped_only_for_one_with_another_accepted_answer(tmp_path: Path) -> None:
     red, blue = save_picture(tmp_path, "red.png", "red"), save_picture(tmp_path, "blue.png", "blue")
-    lines = [{**QUESTION, "image": image} for image in (red, red, blue)]
+    green = save_picture(tmp_path, "green.png", "green")
+    answers = {red: "left", green: "left", blue: "right"}
+    lines = [{**QUESTION, "image": image, "accepted": accepted} for image, accepted in answers.items()]
     questions = read_questions(write_lines(tmp_path, *lines, QUESTION))
-    shown = [question.swapped_image and question.swapped_image.load().getpixel((0, 0)) for question in questions]
-    assert shown == [(0, 0, 255), (0, 0, 255), (255, 0, 0), None]
+    shown = [question.swapped_image and question.swapped_image.name for question in questions]
+    assert shown[:2] == [blue, blue]
+    assert shown[2] in (red, green)
+    assert shown[3] is None
+
+
+def test_questions_of_several_files_may_have_the_same_keys(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        write_lines(tmp_path, {**QUESTION, "id": "1"}, name=name)
+    assert len({question.key for question in read_questions(tmp_path)}) == 2
 
 
 def test_a_single_image_has_no_swapped_image(tmp_path: Path) -> None:
@@ -70,21 +80,21 @@ def test_a_single_image_has_no_swapped_image(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("{", "not JSON"),
-        ("[1]", "not a JSON object"),
+        ("[1]", "not an object"),
         ('{"question": "\\ud83d", "accepted": ["a"]}', "not JSON"),
         ({"accepted": ["left"]}, '"question"'),
         ({"question": " ", "accepted": ["left"]}, '"question"'),
-        ({"question": "Where?"}, "no accepted answers"),
-        ({"question": "Where?", "accepted": []}, "no accepted answers"),
-        ({"question": "Where?", "accepted": ["left", ""]}, "no accepted answers"),
-        ({"question": "Where?", "accepted": [True]}, "not a string"),
-        ({"question": "Where?", "accepted": {"zh": "左"}}, "not a string"),
+        ({"question": "Where?"}, "no accepted answer"),
+        ({"question": "Where?", "accepted": []}, "no accepted answer"),
+        ({"question": "Where?", "accepted": ["left", ""]}, "no accepted answer"),
+        ({"question": "Where?", "accepted": [True]}, '"accepted"'),
+        ({"question": "Where?", "accepted": {"zh": "左"}}, '"accepted"'),
         ({**QUESTION, "language": "fr"}, '"language"'),
-        ({**QUESTION, "kind": 3}, '"kind"'),
+        ({**QUESTION, "kind": ["a"]}, '"kind"'),
         ({**QUESTION, "kind": "a\nb"}, '"kind"'),
         ({**QUESTION, "history": ["Is there a ball?"]}, '"history"'),
         ({**QUESTION, "history": [["Is there a ball?", 1]]}, '"history"'),
-        ({**QUESTION, "image": 3}, '"image"'),
+        ({**QUESTION, "image": ["a.png"]}, '"image"'),
         ({**QUESTION, "image": "missing.png"}, "missing.png"),
         ({**QUESTION, "image": "questions.jsonl"}, "questions.jsonl"),
     ],
@@ -93,8 +103,8 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: Any, complain
     write_lines(tmp_path, QUESTION, "", line)
     with pytest.raises(QuestionFileError) as caught:
         read_questions(tmp_path)
-    assert "questions.jsonl, line 3: " in str(caught.value)
-    assert complaint in str(caught.value).partition("line 3: ")[2]
+    assert "questions.jsonl, row 3: " in str(caught.value)
+    assert complaint in str(caught.value).partition("row 3: ")[2]
 
 
 def test_a_folder_without_questions_is_named(tmp_path: Path) -> None:

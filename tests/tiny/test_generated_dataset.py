@@ -10,49 +10,55 @@ from tiny.evaluation.generated_dataset import (
     DESCRIPTIONS,
     NEW_PAIRS,
     SEED_OFFSET,
+    RenderedScene,
     find_swapped_scene,
     generate_questions,
 )
-from tiny.evaluation.results import Question
+from tiny.evaluation.graded_question import GradedQuestion
 from tiny.questions import QUESTION_KINDS, askable_kinds, has_same_answer, sample_example
-from visualglm.scenes import HELD_OUT, sample_scene
+from visualglm.evaluation.data import ImageReference
+from visualglm.scenes import HELD_OUT, Scene, sample_scene
 
 KINDS = (*QUESTION_KINDS, NEW_PAIRS)
 ROUND = 2 * len(KINDS)
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[Question]:
+def questions() -> list[GradedQuestion]:
     return list(generate_questions(7, 10 * ROUND))
 
 
-def pairs_in(question: Question) -> list[tuple[str, str]]:
-    assert question.image is not None
-    return [(thing["colour"], thing["kind"]) for thing in question.image.source["things"]]
+def scene_of(image: ImageReference | None) -> Scene:
+    assert isinstance(image, RenderedScene)
+    return image.scene
 
 
-def content(question: Question) -> tuple[Any, ...]:
-    sources = [image and image.source for image in (question.image, question.swapped_image)]
-    return question.kind, question.language, question.history, question.text, question.expected, sources
+def pairs_in(question: GradedQuestion) -> list[tuple[str, str]]:
+    return [(thing.color, thing.kind) for thing in scene_of(question.image).things]
 
 
-def test_kinds_and_languages_alternate(questions: list[Question]) -> None:
+def content(question: GradedQuestion) -> tuple[Any, ...]:
+    sources = [image and scene_of(image) for image in (question.image, question.swapped_image)]
+    return question.kind, question.language, question.history, question.text, question.answers, sources
+
+
+def test_kinds_and_languages_alternate(questions: list[GradedQuestion]) -> None:
     expected = [(kind, language) for kind in KINDS for language in ("zh", "en")]
     assert [(question.kind, question.language) for question in questions] == 10 * expected
 
 
-def test_questions_depend_on_the_seed_and_not_on_the_count(questions: list[Question]) -> None:
+def test_questions_depend_on_the_seed_and_not_on_the_count(questions: list[GradedQuestion]) -> None:
     again = [content(question) for question in generate_questions(7, ROUND)]
     assert again == [content(question) for question in questions[:ROUND]]
     assert again != [content(question) for question in generate_questions(8, ROUND)]
-    scenes = [question.image.source["seed"] for question in questions if question.image]
+    scenes = [scene_of(question.image).seed for question in questions if question.image]
     assert len(set(scenes)) == len(scenes)
     assert np.random.default_rng([SEED_OFFSET, 7, 0]).random() != np.random.default_rng([7, 0]).random()
 
 
-def test_the_expected_answer_is_correct(questions: list[Question]) -> None:
+def test_the_expected_answer_is_correct(questions: list[GradedQuestion]) -> None:
     for question in questions:
-        assert question.is_correct(question.expected[0])
+        assert question.is_correct(question.answers[0])
         assert not question.is_correct("?")
         assert (question.image is None) == (question.kind == "text")
         assert (question.score_things is not None) == (question.kind in DESCRIPTIONS)
@@ -61,14 +67,14 @@ def test_the_expected_answer_is_correct(questions: list[Question]) -> None:
     assert image.load().size == (448, 448)
 
 
-def test_new_pairs_occur_only_in_their_kind(questions: list[Question]) -> None:
+def test_new_pairs_occur_only_in_their_kind(questions: list[GradedQuestion]) -> None:
     for question in questions:
         if question.image:
             new = [pair for pair in pairs_in(question) if pair in HELD_OUT]
             assert len(new) == (question.kind == NEW_PAIRS)
 
 
-def test_every_image_has_a_swapped_image(questions: list[Question]) -> None:
+def test_every_image_has_a_swapped_image(questions: list[GradedQuestion]) -> None:
     for question in questions:
         assert (question.swapped_image is None) == (question.kind == "text")
 

@@ -78,7 +78,7 @@ def batch_lines(seed: int, tokenizer: Any) -> Iterator[str]:
 def evaluation_lines(seed: int) -> Iterator[str]:
     """Yield the evaluation's questions with their answers."""
     for question in generate_questions(seed, EVALUATED):
-        buckets = [question.kind, question.language, question.history, question.text, question.expected]
+        buckets = [question.kind, question.language, question.history, question.text, question.answers]
         yield json.dumps(buckets, ensure_ascii=False)
 
 

@@ -4,17 +4,18 @@ Each question has a second scene in which the correct answer differs: a model th
 use the image. Pairs of a color and a kind that are held out from training form a question kind of their own.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from PIL import Image
 
-from tiny.evaluation.results import ImageSource, Question
+from tiny.evaluation.graded_question import GradedQuestion
 from tiny.grading import is_correct, score_things
 from tiny.questions import QUESTION_KINDS, Example, askable_kinds, has_same_answer, sample_example
 from tiny.words.sentences import LANGUAGES, Language, Rng
+from visualglm.evaluation.data import ImageReference
 from visualglm.scenes import HELD_OUT, Scene, render_scene, sample_scene
 
 # Training seeds the same generator with step numbers from 0; the offset keeps the seeds disjoint.
@@ -26,7 +27,17 @@ DESCRIPTIONS = ("describe", "objects")
 SAMPLED_TRIES, BUILT_TRIES = 100, 400
 
 
-def generate_questions(seed: int, count: int, max_things: int = 5) -> Iterator[Question]:
+@dataclass(frozen=True)
+class RenderedScene(ImageReference):
+    """The image of a scene, which is rendered when it is needed."""
+
+    scene: Scene
+
+    def source(self) -> Image.Image:
+        return render_scene(self.scene, IMAGE_SIZE)
+
+
+def generate_questions(seed: int, count: int, max_things: int = 5) -> Iterator[GradedQuestion]:
     """Yield `count` questions, cycling through all kinds and both languages, each about its own scene.
 
     Args:
@@ -40,7 +51,7 @@ def generate_questions(seed: int, count: int, max_things: int = 5) -> Iterator[Q
         kind, language = rows[number % len(rows)]
         scene, example = _sample_example(rng, kind, language, max_things)
         other = None if scene is None else find_swapped_scene(example, rng, max_things)
-        yield _make_question(kind, scene, example, other)
+        yield _make_question(number, kind, scene, example, other)
 
 
 def _sample_example(rng: Rng, kind: str, language: Language, max_things: int) -> tuple[Scene | None, Example]:
@@ -80,19 +91,20 @@ def find_swapped_scene(example: Example, rng: Rng, max_things: int = 5) -> Scene
     return None
 
 
-def _make_question(kind: str, scene: Scene | None, example: Example, other: Scene | None) -> Question:
-    return Question(
-        kind,
-        example.language,
-        example.history,
+def _make_question(
+    number: int, kind: str, scene: Scene | None, example: Example, other: Scene | None
+) -> GradedQuestion:
+    image = None if scene is None else RenderedScene(f"scene {number}", scene)
+    return GradedQuestion(
+        str(number),
+        image,
         example.question,
         (example.answer,),
-        partial(is_correct, example),
-        None if scene is None else _to_image_source(scene),
-        None if other is None else _to_image_source(other),
-        partial(score_things, example) if kind in DESCRIPTIONS else None,
+        kind=kind,
+        group="" if image is None else image.name,
+        history=example.history,
+        language=example.language,
+        is_correct=partial(is_correct, example),
+        swapped_image=None if other is None else RenderedScene(f"other scene {number}", other),
+        score_things=partial(score_things, example) if kind in DESCRIPTIONS else None,
     )
-
-
-def _to_image_source(scene: Scene) -> ImageSource:
-    return ImageSource(json.loads(scene.to_json()), partial(render_scene, scene, IMAGE_SIZE))

@@ -1,4 +1,4 @@
-"""Reports of an evaluation: a table, JSON, and an HTML page of the wrong answers with their images."""
+"""The report of an evaluation by kind and language: a table and JSON."""
 
 import json
 import platform
@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from model.html_page import Article, Line, write_page
+from tiny.evaluation.generated_dataset import RenderedScene
 from tiny.evaluation.results import Result, Score, count_things, score, score_table
 from tiny.words.sentences import LANGUAGES, Language
+from visualglm.evaluation.data import ImageFile, ImageReference
 
 COLUMN_WIDTH = 36  # characters
 
@@ -112,34 +113,20 @@ def _to_json(result: Result) -> dict[str, Any]:
         "language": question.language,
         "history": question.history,
         "question": question.text,
-        "expected": question.expected,
+        "expected": question.answers,
         "answer": result.answer,
         "right": result.correct,
         "swapped_answer": result.swapped_answer,
         "right_when_swapped": result.correct_when_swapped,
-        "picture": question.image.source if question.image else None,
-        "swapped_picture": question.swapped_image.source if question.swapped_image else None,
+        "picture": _describe_image(question.image),
+        "swapped_picture": _describe_image(question.swapped_image),
     }
 
 
-def write_failures(path: Path, results: list[Result]) -> None:
-    """Write an HTML page of the wrong answers.
-
-    Args:
-        path: output file, which is overwritten.
-        results: all results; correct ones are skipped.
-    """
-    wrong = [result for result in results if not result.correct]
-    title = f"Wrong answers: {len(wrong)} of {len(results)}"
-    summary = "" if wrong else "Every answer was right."
-    write_page(path, title, map(_to_article, wrong), summary=summary, language="en", image_format="PNG")
-
-
-def _to_article(result: Result) -> Article:
-    question = result.question
-    lines = [Line("kind", f"{question.kind} ({question.language})")]
-    for earlier, answer in question.history:
-        lines += [Line("before", earlier), Line("answered", answer)]
-    lines += [Line("question", question.text), Line("expected", "\n".join(question.expected))]
-    lines.append(Line("answered", result.answer, "wrong"))
-    return Article(None if question.image is None else question.image.load(), lines)
+def _describe_image(image: ImageReference | None) -> Any:
+    """Return a drawn scene as JSON values, the path of a file, or the name of another image; None for none."""
+    if isinstance(image, RenderedScene):
+        return json.loads(image.scene.to_json())
+    if isinstance(image, ImageFile):
+        return str(image.path)
+    return image and image.name

@@ -1,62 +1,21 @@
-"""Evaluation questions with their graders, results, and statistics over results."""
+"""The results of a report by question, and statistics over results by kind and language."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from PIL import Image
-
+from tiny.evaluation.graded_question import GradedQuestion
 from tiny.grading import ThingScore
 from tiny.words.sentences import Language
+from visualglm.evaluation.report import SWAPPED, Report
 
 MIN_DROP = 30  # percentage points that swapping images must cost if the model uses the image
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """An image that is loaded when it is needed.
-
-    Attributes:
-        source: JSON-serializable description: a scene as JSON, or a path.
-        load: returns the RGB image.
-    """
-
-    source: Any
-    load: Callable[[], Image.Image]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One evaluation question.
-
-    Attributes:
-        kind: question kind, a row of the table.   language: "zh" or "en".
-        history: earlier (question, answer) pairs, oldest first.
-        text: the question.
-        expected: correct answers; `is_correct` may accept others.
-        is_correct: grades an answer.
-        image: the image; None for a question without one.
-        swapped_image: an image whose correct answer should differ; None if there is none.
-        score_things: counts the things that a description names; None for other kinds.
-    """
-
-    kind: str
-    language: Language
-    history: tuple[tuple[str, str], ...]
-    text: str
-    expected: tuple[str, ...]
-    is_correct: Callable[[str], bool]
-    image: ImageSource | None = None
-    swapped_image: ImageSource | None = None
-    score_things: Callable[[str], ThingScore] | None = None
 
 
 @dataclass(frozen=True)
 class Result:
     """A question's answer, and the answer for the swapped image (None if that was not asked)."""
 
-    question: Question
+    question: GradedQuestion
     answer: str
     swapped_answer: str | None = None
 
@@ -69,6 +28,16 @@ class Result:
     def correct_when_swapped(self) -> bool | None:
         """Whether the swapped image's answer would be correct for the original image; None if not asked."""
         return None if self.swapped_answer is None else self.question.is_correct(self.swapped_answer)
+
+
+def results_of(report: Report) -> list[Result]:
+    """Return the result of each question of a report, in the order of the questions."""
+    swapped = report.control_answers.get(SWAPPED, {})
+    return [
+        Result(answer.question, answer.text, swapped.get(answer.question.key))
+        for answer in report.answered
+        if isinstance(answer.question, GradedQuestion)
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@
     seeds        several sampling seeds
     swaps        the control with swapped images
     report       results as data and JSON; report_table and report_page show them
+    loaded_model has the questions answered by a model that is already loaded
     program      has the questions answered by `visualglm.batch` (question_tasks), then reports
 
 Nothing but the program imports torch. Answers come as plain rows: see `visualglm.evaluation.answers`.

@@ -236,7 +236,7 @@ def write_report(
         **facts,
     }
     sampled = [read_conditions(output)[OWN] for output in seed_outputs(options, folder).values()]
-    title = f"{options.from_pretrained} on {options.data}"
+    title = f"{options.from_pretrained or options.server} on {options.data}"
     report = make_report(title, metrics, answered, conditions, settings, sampled=sampled)
     write_json(folder / REPORT, report)
     write_report_page(folder / PAGE, report)

@@ -25,7 +25,7 @@ from model.quantization.quantize import QuantizedEmbedding, quantize, quantized_
 from tests.conftest import build_model, relative_error
 from tests.helpers.hf_models import load_tiny, tiny_tokenizer
 from tests.model.engine.test_decoder import drain
-from tiny.evaluate import to_conversation
+from tests.tiny.evaluation_data import to_conversation
 from tiny.evaluation.generated_dataset import generate_questions
 
 TINY = "visualglm-tiny"
@@ -73,7 +73,7 @@ def forced(tiny: SatChatModel) -> list[tuple[Any, torch.Tensor]]:
     for question in generate_questions(seed=77, count=QUESTIONS):
         conversation = to_conversation(question)
         prompt = tiny.encode_prompt(conversation, question.text, GREEDY)
-        ids = tiny.tokenizer.encode(question.expected[0], add_special_tokens=False)
+        ids = tiny.tokenizer.encode(question.answers[0], add_special_tokens=False)
         case = (prompt, [*ids, tiny.tokenizer.eos_token_id], tiny.image_cache.embed(conversation.image))
         cases.append((case, forced_logits(tiny, *case)))
     return cases

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.api_server import SCENE
+from visualglm.batch.program import answer_here
 from visualglm.batch.tasks import Result, Settings, Task
 from visualglm.evaluation import program
 from visualglm.evaluation.data import draw_questions
@@ -79,6 +80,27 @@ def test_a_model_that_looks_is_told_from_one_that_does_not(
         assert 0 < controls["swapped"]["pairs"] <= report["settings"]["swapped_pairs"] < report["questions"]
     assert read_report(tmp_path / "looking")["metrics"]["exact_match"]["scores"]["exact_match"]["value"] == 100
     assert "<svg" in (tmp_path / "looking" / "report.html").read_text(encoding="utf-8")
+
+
+def answer_without_images(settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
+    """Answer with the model itself, but hide all images from it."""
+    yield from answer_here(settings, (replace(task, image=None) for task in tasks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [answer_here, answer_without_images])
+def test_visualglm_tiny_is_marked_only_without_its_images(
+    backend: Any, evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(backend, "--data", SCENES, "--output", str(tmp_path / "run")) == 0
+    is_blind = backend is answer_without_images
+    result = read_report(tmp_path / "run")["metrics"]["exact_match"]
+    assert {name: control["is_blind"] for name, control in result["controls"].items()} == {
+        "swapped": is_blind,
+        "without": is_blind,
+    }
+    assert (result["scores"]["exact_match"]["value"] > 90) != is_blind
+    assert capsys.readouterr().out.count("NOT LOOKING") == 2 * is_blind
 
 
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(evaluate: Callable[..., int], tmp_path: Path) -> None:

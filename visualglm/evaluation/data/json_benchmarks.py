@@ -58,21 +58,29 @@ def read_own(path: Path, images: Path | None) -> Iterator[Question]:
     Only "question" and "accepted" are required; `ACCEPTED` lists other names of "accepted".
     """
     for record in read_records(path):
-        accepted = record.texts(*ACCEPTED)
-        if not accepted or not all(accepted):
-            raise record.error('it has no accepted answer. Add "accepted": ["..."].')
-        name = record.text("image", default="")
-        image = find_image(record, name, images) if name else None
-        yield Question(
-            record.text("id", "key", default=str(record.number)),
-            image,
-            record.text("question"),
-            accepted,
-            kind=record.text("kind", default=""),
-            group=name,
-            history=read_history(record),
-            language=read_language(record),
-        )
+        yield to_question(record, images)
+
+
+def to_question(record: Record, images: Path | None) -> Question:
+    """Return the question of a row in this project's own format.
+
+    Raises:
+        QuestionFileError: a field is missing or has another type, or there is no such image.
+    """
+    accepted = record.texts(*ACCEPTED)
+    if not accepted or not all(accepted):
+        raise record.error('it has no accepted answer. Add "accepted": ["..."].')
+    name = record.text("image", default="")
+    return Question(
+        record.text("id", "key", default=str(record.number)),
+        find_image(record, name, images) if name else None,
+        record.text("question"),
+        accepted,
+        kind=record.text("kind", default=""),
+        group=name,
+        history=read_history(record),
+        language=read_language(record),
+    )
 
 
 def read_history(record: Record) -> tuple[tuple[str, str], ...]:

@@ -67,7 +67,7 @@ class Record:
             if value is None:
                 continue
             items = value if isinstance(value, list) else [value]
-            if not all(isinstance(item, (str, int, float)) for item in items):
+            if not all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in items):
                 raise self.error(f'its "{name}" is {shorten(value)}; it should be a text or a list of texts.')
             return tuple(str(item).strip() for item in items)
         return ()
@@ -139,7 +139,10 @@ def first_character(path: Path) -> str:
 def parse_line(path: Path, number: int, line: str) -> Any:
     """Decode a line of JSON lines."""
     try:
-        return json.loads(line)
+        value = json.loads(line)
+        if "\\u" in line:  # rejects half of a pair such as "\\ud83d", which has no UTF-8
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise QuestionFileError(path, number, f"it is not JSON ({error}): {shorten(line.strip())}") from error
 
