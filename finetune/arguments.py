@@ -69,12 +69,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of recipes."""
+    """Add the flags of recipes, and of several trainings."""
     group = parser.add_argument_group("recipe")
     help_ = "read settings from this YAML file, whose keys are the names of the flags; flags override them"
     group.add_argument("--config", type=Path, metavar="FILE", help=help_)
     help_ = "print all settings as YAML, which --config reads, and exit"
     group.add_argument("--print-config", action="store_true", help=help_)
+    help_ = "train with each of these seeds, one run after another, and print the mean and interval of every number"
+    group.add_argument("--seeds", type=int, nargs="+", default=(), metavar="SEED", help=help_)
 
 
 WITH_UNDERSCORES = ("from_pretrained",)  # as in the original
@@ -169,11 +171,13 @@ class TrainingCommand:
 
     Attributes:
         config: the settings of the training.
+        seeds: the seeds to train with, one run for each; empty for a single run with the seed of `config`.
         recipe: the settings as YAML.
         prints_recipe: whether to print the recipe instead of training.
     """
 
     config: TrainingConfig
+    seeds: Sequence[int]
     recipe: str
     prints_recipe: bool
 
@@ -192,7 +196,8 @@ def parse_command(arguments: Sequence[str] | None = None) -> TrainingCommand:
         lengths = (given["max_source_length"], given["max_target_length"])
         given["max_length"] = sum(lengths) if None not in lengths else TrainingConfig.max_length
     config = make_config({field.name: given[field.name] for field in fields(TrainingConfig)}, given["config"])
-    return TrainingCommand(config, format_recipe(config, parser), given["print_config"])
+    recipe = format_recipe(config, parser, seeds=list(given["seeds"]))
+    return TrainingCommand(config, given["seeds"], recipe, given["print_config"])
 
 
 def make_config(settings: dict[str, Any], recipe: Path | None) -> TrainingConfig:

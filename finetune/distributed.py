@@ -105,7 +105,7 @@ def read_world_size() -> int:
 
 
 def init_distributed(device: str | None, wants_nccl: bool) -> DistributedContext:
-    """Initialize torch.distributed for the processes that a launcher has started.
+    """Initialize torch.distributed for the processes that a launcher has started, unless it is initialized.
 
     Args:
         device: name of the device for a single process; None chooses a GPU if there is one.
@@ -114,7 +114,7 @@ def init_distributed(device: str | None, wants_nccl: bool) -> DistributedContext
     count = read_world_size()
     if count == 1:
         chosen = choose_device(device)
-        if wants_nccl and chosen.type == "cuda":
+        if wants_nccl and chosen.type == "cuda" and not dist.is_initialized():
             store = dist.HashStore()  # type: ignore[attr-defined]  # public, not exported
             with plain_tracebacks():
                 dist.init_process_group("nccl", store=store, rank=0, world_size=1)
@@ -135,8 +135,9 @@ def init_from_launcher(device: str | None, count: int) -> DistributedContext:
     chosen = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    init_model_parallel()
+    if not dist.is_initialized():  # by the training with the former seed
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+        init_model_parallel()
     return DistributedContext(dist.get_rank(), count, chosen)
 
 

@@ -20,6 +20,7 @@ from finetune.arguments import TrainingCommand, parse_command
 from finetune.config import TrainingConfig
 from finetune.distributed import close_distributed, exit_process, is_first_process
 from finetune.preparation import prepare
+from finetune.seeds import train_seeds
 from finetune.stopping import SIGNAL_EXIT_BASE
 from finetune.trainer import Trainer
 from model.command_line import SUCCESS, print_text, run_program
@@ -46,12 +47,12 @@ def train(training: Trainer) -> int:
 
 
 def run_command(command: TrainingCommand) -> int:
-    """Train, or print the recipe; return the exit code."""
-    if not command.prints_recipe:
-        return run(command.config)
-    if is_first_process():
-        print_text(command.recipe, end="")
-    return SUCCESS
+    """Train, once or with each seed, or print the recipe; return the exit code."""
+    if command.prints_recipe:
+        if is_first_process():
+            print_text(command.recipe, end="")
+        return SUCCESS
+    return train_seeds(command.config, command.seeds, run) if command.seeds else run(command.config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
