@@ -17,7 +17,6 @@ A process that was killed leaves the status "running". image_digests.json beside
 """
 
 import json
-import math
 import shlex
 import sys
 import time
@@ -30,14 +29,14 @@ from typing import Any, Literal
 from model.checkpoint import Checkpoint
 from model.checkpoint.digest import model_digest
 from model.checkpoint.save import write_json
-from model.errors import CheckpointError
+from model.errors import CheckpointError, SettingError
 
 from .config import TrainingConfig
 from .data_digest import DataDigest, digest_data, to_entry
 from .distributed import DistributedContext
 from .errors import TrainingError
-from .progress import LOG_NAME
 from .recipe import plain_settings
+from .run_log import read_run_log
 from .software import describe_machine, read_versions
 
 RECORD_NAME = "record.json"
@@ -51,7 +50,7 @@ NEUTRAL_SETTINGS = (
 )
 # Settings that are recorded by their digests, and not by their names alone.
 DIGESTED_SETTINGS = ("from_pretrained", *DATA_KINDS.values())
-NOT_NUMBERS = ("step", "lr", "left_s")  # of the log
+NOT_NUMBERS = ("lr", "left_s")  # of the log
 Status = Literal["running", "complete", "stopped", "failed"]
 
 
@@ -120,7 +119,7 @@ class RunRecord:
         """
         session = self.content["sessions"][-1]
         session.update(status=status, ended=now(), last_step=step, seconds=round(time.monotonic() - self.started, 1))
-        numbers = read_numbers(self.run / LOG_NAME)
+        numbers = read_numbers(self.run)
         if best_loss is not None:
             numbers["best_valid_loss"] = best_loss
         seconds = sum(each["seconds"] or 0.0 for each in self.content["sessions"])
@@ -137,25 +136,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_numbers(log: Path) -> dict[str, float]:
-    """Return the last value of each number in a log of JSON lines; values that are not finite are left out."""
-    numbers: dict[str, float] = {}
+def read_numbers(run: Path) -> dict[str, float]:
+    """Return the last finite value of each number in the log of a run; nothing if it cannot be read."""
     try:
-        lines = log.read_text(encoding="utf-8").splitlines()
-    except OSError:
+        log = read_run_log(run)
+    except SettingError:
         return {}
-    for line in lines:
-        try:
-            entries = json.loads(line)
-        except ValueError:  # the last line of a process that was killed
-            continue
-        numbers.update({name: value for name, value in entries.items() if is_number(value)})
-    return {name: value for name, value in numbers.items() if name not in NOT_NUMBERS}
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return {name: points[-1][1] for name, points in log.numbers.items() if name not in NOT_NUMBERS}
 
 
 def start_record(

@@ -4,12 +4,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from model.errors import SettingError
 
 LOG_NAME = "log.jsonl"
+STEP = "step"  # key of every record
 MAX_NAMED = 3  # runs that an error message names
 
 Points = list[tuple[int, float]]  # (step, value), in ascending order of the steps
@@ -27,17 +29,19 @@ class RunLog:
     run: Path
     records: Sequence[Mapping[str, Any]]
 
-    def points(self, key: str) -> Points:
-        """Return all finite values of a key."""
-        return [(record["step"], float(record[key])) for record in self.records if is_number(record.get(key))]
+    @cached_property
+    def numbers(self) -> dict[str, Points]:
+        """Return all finite values of each key that has any, in the order in which the keys were logged first."""
+        numbers: dict[str, Points] = {}
+        for record in self.records:
+            for key, value in record.items():
+                if is_number(value) and key != STEP:
+                    numbers.setdefault(key, []).append((record[STEP], float(value)))
+        return numbers
 
     def last(self, key: str) -> Any:
         """Return the newest value of a key; None if it was never logged."""
         return next((record[key] for record in reversed(self.records) if record.get(key) is not None), None)
-
-    def number_keys(self) -> list[str]:
-        """Return the keys with a finite value, in the order in which they were logged first."""
-        return list(dict.fromkeys(key for record in self.records for key, value in record.items() if is_number(value)))
 
 
 def is_number(value: Any) -> bool:
@@ -70,7 +74,7 @@ def parse_lines(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and type(record.get("step")) is int:
+        if isinstance(record, dict) and type(record.get(STEP)) is int:
             yield record
 
 
@@ -78,10 +82,10 @@ def merge_records(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one record per step, without records that a resumed training has replaced."""
     merged: list[dict[str, Any]] = []
     for record in records:
-        if merged and record["step"] < merged[-1]["step"]:
-            while merged and merged[-1]["step"] >= record["step"]:
+        if merged and record[STEP] < merged[-1][STEP]:
+            while merged and merged[-1][STEP] >= record[STEP]:
                 merged.pop()
-        if merged and merged[-1]["step"] == record["step"]:
+        if merged and merged[-1][STEP] == record[STEP]:
             merged[-1] |= record
         else:
             merged.append(dict(record))

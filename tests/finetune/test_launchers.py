@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from finetune import preparation
+from finetune.checkpoints import Run
 from finetune.config import TrainingConfig
 from finetune.loss import LOGITS_CHUNK
 from finetune.methods import method_settings
@@ -124,6 +125,16 @@ def test_two_processes_train_like_one(stage: str, alone: Path, data: Path, tmp_p
     assert losses_of(run) == before
     ours, theirs = (open_tensors(path / "weights.safetensors") for path in (run / "3", tmp_path / "away"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_processes_stop_early_on_a_metric(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = ["--batch-size", "2", "--zero-stage", "1", "--lr", "1e-12"]  # the answers stay the same
+    evaluation = ["--valid-data", str(data), "--metric", "chrf", "--eval-interval", "1", "--early-stop", "1"]
+    run = train_two(data, tmp_path / "save", *METHOD, *flags, *evaluation)
+    state = Run(run, 9).read_state(2)
+    assert (state.metric, state.worse) == ("chrf", 1)
+    assert (run / "latest").read_text() == "2"
 
 
 @pytest.mark.parametrize("stage", ["1", "3"])

@@ -34,6 +34,7 @@ COMMANDS = (
     "finetune.compare",
     "finetune.data",
     "finetune.merge",
+    "finetune.plot",
     "tiny.dialogues",
     "tiny.evaluate",
     "tiny.fewshot",
