@@ -43,6 +43,7 @@ FOREIGN = frozenset({"CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "RAY_USE_TLS"
 SHOWN_ONLY = ("text", "mermaid", "bibtex")
 # Blocks that test_readme.py runs or reads, besides Python, by the document's name in English.
 TESTED = {
+    ("docs/finetuning.md", "yaml"),  # by test_recipes.py
     ("docs/http.md", "bash"),
     ("docs/http.md", "json"),
     ("docs/http.md", "js"),

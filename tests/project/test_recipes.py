@@ -12,6 +12,7 @@ from finetune.arguments import METHODS, parse_arguments
 from finetune.finetune_visualglm import main
 from finetune.recipe import plain_settings
 from finetune.record import read_record
+from tests.helpers.documents import blocks
 from tests.helpers.finetuning import data  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,14 @@ def test_each_recipe_is_read_and_says_what_it_is_for(recipe: Path) -> None:
     given = plain_settings(config)
     written = {key.replace("-", "_"): value for key, value in yaml.safe_load(text).items()}
     assert {name: given[name] for name in written} == written
+
+
+@pytest.mark.parametrize("name", ["docs/finetuning.md", "docs/finetuning_zh.md"])
+def test_the_recipe_of_the_documentation_is_read(name: str, tmp_path: Path) -> None:
+    (block,) = blocks(name, "yaml")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(block.text, encoding="utf-8")
+    assert parse_arguments(["--config", str(recipe)]).lr == 2e-4
 
 
 def test_both_readmes_list_every_recipe() -> None:
