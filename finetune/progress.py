@@ -96,7 +96,7 @@ class TrainingLogger:
             sample_images=[None if sample.image is None else str(sample.image) for sample in score.samples],
         )
 
-    def write_report(self, step: int, is_complete: bool) -> None:
+    def write_report(self, step: int, earlier_seconds: float, is_complete: bool) -> None:
         """Write the report of the run after `step` steps, unless no step was made since the start.
 
         If this fails, the error is printed, since the training goes on.
@@ -105,7 +105,7 @@ class TrainingLogger:
             return
         seconds = time.perf_counter() - self.start_time
         try:
-            progress = Progress(self.first_step, step, self.last_step, seconds, is_complete)
+            progress = Progress(self.first_step, step, self.last_step, seconds, earlier_seconds, is_complete)
             write_run_report(self.run, self.settings, progress)
         except (OSError, SettingError) as error:
             self.write_line(f"The report of the run cannot be written: {error}")

@@ -9,7 +9,7 @@ reads it. Its entries:
     sessions    one for each process that trained the run: time, command, versions, machine, processes, steps, status
     status      of the last session: running, complete, stopped (by a signal) or failed
     steps       number of steps made
-    numbers     the last value of each logged number, and the lowest held-out loss
+    numbers     the last value of each logged number, the lowest held-out loss, the first metric's highest score
     seconds     time of all sessions
     repeats     the run that this one repeats
 
@@ -110,18 +110,21 @@ class RunRecord:
         """
         write_json(self.run / RECORD_NAME, self.content)
 
-    def finish(self, status: Status, step: int, best_loss: float | None) -> str:
+    @property
+    def earlier_seconds(self) -> float:
+        """Return the time of all sessions before this one; a process that was killed has not recorded its time."""
+        return sum(each["seconds"] or 0.0 for each in self.content["sessions"][:-1])
+
+    def finish(self, status: Status, step: int, best: Mapping[str, float]) -> str:
         """Complete the record with the numbers of the log; return an error message if it cannot be written, else "".
 
         Args:
             step: number of steps made.
-            best_loss: the lowest held-out loss.
+            best: the best numbers of all evaluations, by name.
         """
         session = self.content["sessions"][-1]
         session.update(status=status, ended=now(), last_step=step, seconds=round(time.monotonic() - self.started, 1))
-        numbers = read_numbers(self.run)
-        if best_loss is not None:
-            numbers["best_valid_loss"] = best_loss
+        numbers = {**read_numbers(self.run), **best}
         seconds = sum(each["seconds"] or 0.0 for each in self.content["sessions"])
         self.content.update(status=status, steps=step, numbers=numbers, seconds=round(seconds, 1))
         try:

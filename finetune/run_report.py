@@ -31,6 +31,7 @@ class Progress:
         first_step: number of steps that were made before this program started.
         step, last_step: number of steps made, and of the training's last step.
         seconds: time since the start of this program's first step.
+        earlier_seconds: time of the earlier programs that trained the run, as far as it is known.
         is_complete: whether the training ended by itself.
     """
 
@@ -38,19 +39,25 @@ class Progress:
     step: int
     last_step: int
     seconds: float
+    earlier_seconds: float = 0.0
     is_complete: bool = False
 
     def lines(self) -> list[str]:
         """Return the progress as lines of text."""
-        made, resumed = (
-            self.step - self.first_step,
-            f", resumed after step {self.first_step:,}" if self.first_step else "",
-        )
+        resumed = earlier = ""
+        if self.first_step:
+            resumed = f", resumed after step {self.first_step:,}"
+            earlier = f", and {describe_time(self.earlier_seconds)} before the last start"
         return [
             f"{'Complete' if self.is_complete else 'Not complete'}: step {self.step:,} of {self.last_step:,}{resumed}",
-            f"Time: {timedelta(seconds=round(self.seconds))} for {made:,} steps",
+            f"Time: {describe_time(self.seconds)} for {self.step - self.first_step:,} steps{earlier}",
             f"Written: {time.strftime('%Y-%m-%d %H:%M:%S')}",
         ]
+
+
+def describe_time(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def write_run_report(run: Path, settings: Mapping[str, Any], progress: Progress) -> None:

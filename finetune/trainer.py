@@ -131,11 +131,12 @@ class Trainer:
 
     def close(self) -> None:
         """Write the report and the record, release the run, and print the path of its last checkpoint."""
-        if self.logger is not None:
-            self.logger.write_report(self.state.step, self.is_complete)
-            self.logger.close()
         if self.record is not None:
-            print_main(self.distributed, self.record.finish(self.status, self.state.step, self.state.best_loss))
+            notice = self.record.finish(self.status, self.state.step, self.state.best_numbers())
+            print_main(self.distributed, notice)
+        self._write_report()
+        if self.logger is not None:
+            self.logger.close()
         self.run.close()
         if self.saved_step:
             print_main(self.distributed, self.run.describe(self.saved_step, self.last_step, self.is_complete))
@@ -337,5 +338,10 @@ class Trainer:
             self.save_error = error
             if self.logger is not None and self.state.step < self.last_step:
                 self.logger.write_line(f"{error} The training continues.")
-        if self.logger is not None and self.state.step < self.last_step:  # `close` writes the last report
-            self.logger.write_report(self.state.step, is_complete=False)
+        if self.state.step < self.last_step:  # `close` writes the last report
+            self._write_report()
+
+    def _write_report(self) -> None:
+        if self.logger is not None:
+            earlier_seconds = 0.0 if self.record is None else self.record.earlier_seconds
+            self.logger.write_report(self.state.step, earlier_seconds, self.is_complete)

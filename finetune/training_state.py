@@ -43,6 +43,11 @@ class TrainingState:
     metric: str | None = None
     best_score: float | None = None
 
+    def best_numbers(self) -> dict[str, float]:
+        """Return the lowest held-out loss and the highest score, by name, if there are any."""
+        best = {"best_valid_loss": self.best_loss, f"best_valid_{self.metric}": self.best_score}
+        return {name: value for name, value in best.items() if value is not None}
+
     def count_evaluation(self, loss: float, metric: str | None = None, score: float = math.nan) -> None:
         """Update the best values and the number of evaluations since the best one.
 

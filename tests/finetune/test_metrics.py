@@ -16,6 +16,7 @@ from finetune.evaluation import Score
 from finetune.finetune_visualglm import main
 from finetune.metrics import UNSUITABLE, AnsweredText, AnswerMetrics
 from finetune.progress import LOG_NAME
+from finetune.record import read_record
 from finetune.trainer import Trainer
 from finetune.training_state import TrainingState, parse_state
 from model import SatChatModel, SettingError
@@ -158,6 +159,7 @@ def test_a_resumed_training_counts_on_and_stays_the_same(
     resumed = train(data, tmp_path / "halted", *flags, "--resume")
     assert (resumed / "latest").read_text() == "3"
     assert Run(resumed, 9).read_state(3) == Run(straight, 9).read_state(3)
+    assert read_record(resumed)["numbers"]["best_valid_chrf"] == 30
     ours, theirs = (open_tensors(run / "3" / "weights.safetensors") for run in (resumed, straight))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -11,7 +11,8 @@ import pytest
 
 from finetune import progress as progress_module
 from finetune.checkpoints import Run
-from finetune.run_report import CURVES_NAME, REPORT_NAME, Progress, write_run_report
+from finetune.record import read_record
+from finetune.run_report import CURVES_NAME, REPORT_NAME, Progress, describe_time, write_run_report
 from tests.finetune.test_run_log import losses, write_log
 from tests.helpers.browser import BROWSER_TESTS, chromium  # noqa: F401
 from tests.helpers.finetuning import COLORS, QUESTION, data, train  # noqa: F401
@@ -84,7 +85,9 @@ def test_a_resumed_run_says_so_and_keeps_the_curve(finished: Path, data: Path, t
     flags = [*FLAGS, "--valid-data", str(data), "--metric", "chrf", "--train-iters", "4", "--resume"]
     assert train(data, tmp_path, *flags) == run
     page = read_report(run)
+    earlier, _ = read_record(run)["sessions"]
     assert "resumed after step 2" in page
+    assert f"{describe_time(earlier['seconds'])} before" in page
     assert "step 1:" in page  # the tooltip of a point that the first training logged
 
 
