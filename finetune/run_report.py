@@ -104,7 +104,7 @@ def setting_lines(settings: Mapping[str, Any]) -> list[Line]:
 
 def describe_value(value: Any) -> str:
     """Return the value of a setting as text."""
-    if value is None or value in ((), []):
+    if value is None or value in ((), [], ""):
         return "-"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
