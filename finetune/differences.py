@@ -33,7 +33,7 @@ class Differences:
 
 
 def find_differences(record: Mapping[str, Any], config: TrainingConfig, run: Path) -> Differences:
-    """Compare data, base model, versions and machine with those of a record.
+    """Compare data, base model, versions and machine with a record.
 
     Raises:
         VisualGLMError: the data or the base model cannot be opened.

@@ -170,9 +170,12 @@ def make_logger(config: TrainingConfig, base: str, run: Path, first: int, last: 
 def make_record(
     config: TrainingConfig, distributed: DistributedContext, run: Run, state: TrainingState, loaded: "LoadedModel"
 ) -> RunRecord:
-    """Return the record of the run, for the main process."""
+    """Return the record of the run, for the main process; print what a resumed run has changed."""
     sources = describe_sources(config, loaded.base, loaded.checkpoint)
-    return start_record(config, distributed, run.path, state.step, sources)
+    record = start_record(config, distributed, run.path, state.step, sources)
+    if changes := record.content["sessions"][-1]["changes"]:
+        print_main(distributed, f"Not as at the start of the run: {', '.join(changes)}.")
+    return record
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def read_numbers(run: Path) -> dict[str, float]:
 def start_record(
     config: TrainingConfig, distributed: DistributedContext, run: Path, first_step: int, sources: Sources
 ) -> RunRecord:
-    """Write the record of a new run, or add a session to that of a resumed one.
+    """Write the record of a new run, or add a session to a resumed run's record.
 
     Raises:
         TrainingError: it cannot be written.
@@ -199,7 +199,7 @@ def describe_session(distributed: DistributedContext, first_step: int) -> dict[s
 
 
 def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings, the data and the base model of a resumed run that differ from those of its start."""
+    """Return the settings, data and base model that a resumed run has changed since its start."""
     changes = {
         name: value
         for name, value in compared_settings(now["settings"]).items()
@@ -210,7 +210,7 @@ def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[
 
 
 def compared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the result depends on, without those that are compared by their digests."""
+    """Return the settings that determine the result, without the data and the base model, which have digests."""
     left_out = (*NEUTRAL_SETTINGS, *DIGESTED_SETTINGS)
     return {name: value for name, value in settings.items() if name not in left_out}
 

@@ -34,7 +34,7 @@ Train = Callable[[TrainingConfig], int]
 
 @dataclass(frozen=True)
 class Planned:
-    """What is to be done for a seed.
+    """The next action for a seed.
 
     Attributes:
         action: train a new run, resume one, or nothing, as it is complete.
@@ -96,7 +96,7 @@ def settings_of_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
 
 
 def plan(config: TrainingConfig, sources: Sources, distributed: DistributedContext) -> Planned:
-    """Return what is to be done for the settings of a seed: the newest complete run counts, else the newest other."""
+    """Return the action for the settings of a seed: the newest complete run counts, else the newest incomplete one."""
     interrupted: Path | None = None
     for path, record in find_runs(config, sources, distributed):
         if record["status"] == "complete":
@@ -120,7 +120,7 @@ def find_runs(
 def is_same(
     record: Mapping[str, Any], config: TrainingConfig, sources: Sources, distributed: DistributedContext
 ) -> bool:
-    """Return whether a record is that of the same training from its beginning."""
+    """Return whether a record describes the same training from its beginning."""
     wanted = {name: comparable(value) for name, value in sources.entries().items()}
     return (
         compared_settings(record["settings"]) == compared_settings(plain_settings(config))
@@ -132,7 +132,7 @@ def is_same(
 
 
 def describe_plan(planned: Planned) -> str:
-    """Return a message about what is to be done for a seed."""
+    """Return a message about the action for a seed."""
     if planned.action == "train":
         return "training starts."
     return f"{planned.run} is {'resumed' if planned.action == 'resume' else 'complete'}."

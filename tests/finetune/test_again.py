@@ -186,6 +186,18 @@ def test_a_resumed_run_adds_a_session(run: Path, capfd: pytest.CaptureFixture[st
     assert read_record(newest(run.parent))["settings"]["train_iters"] == 3
 
 
+def test_a_resumed_run_reports_changed_images(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = run.parents[1]
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(folder / "data" / "绿色.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(Path("data/data.json"), Path("runs"), *RANDOM, "--resume")
+    assert "Not as at the start of the run: data" in capfd.readouterr().err
+    (changes,) = [session["changes"] for session in read_record(run)["sessions"]][1:]
+    assert changes["data"]["train"][0]["images"] != read_record(run)["data"]["train"][0]["images"]
+    assert main([str(run), "--save", str(folder / "new")]) == 0  # the last data are those of the run
+
+
 def test_a_training_that_fails_is_recorded_as_failed(run: Path) -> None:
     folder = run.parents[1]
     with pytest.raises(AssertionError):

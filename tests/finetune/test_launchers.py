@@ -15,6 +15,7 @@ from finetune.checkpoints import Run
 from finetune.config import TrainingConfig
 from finetune.loss import LOGITS_CHUNK
 from finetune.methods import method_settings
+from finetune.record import read_record
 from model.checkpoint.files import open_tensors
 from model.command_line import FAILURE
 from tests.helpers.finetuning import data, loss_of, losses_of, train  # noqa: F401
@@ -123,6 +124,11 @@ def test_two_processes_train_like_one(stage: str, alone: Path, data: Path, tmp_p
     before = losses_of(run)
     assert train_two(data, tmp_path / "save", *flags, "--resume") == run
     assert losses_of(run) == before
+    sessions = read_record(run)["sessions"]
+    assert [(session["processes"], session["first_step"], session["status"]) for session in sessions] == [
+        (2, 0, "complete"),
+        (2, 2, "complete"),
+    ]
     ours, theirs = (open_tensors(path / "weights.safetensors") for path in (run / "3", tmp_path / "away"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -31,6 +31,7 @@ PACKAGES = ("model", "finetune", "terminal", "web", "serving", "visualglm")
 SCRIPTS = ("cli_demo", "cli_demo_hf", "web_demo", "web_demo_hf", "api", "api_hf")
 COMMANDS = (
     "model.checkpoint.convert",
+    "finetune.again",
     "finetune.compare",
     "finetune.data",
     "finetune.merge",
