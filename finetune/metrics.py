@@ -41,6 +41,7 @@ class AnswerMetrics:
 
     Attributes:
         main: name of the first metric's main score, which early stopping counts. A higher one is better.
+        restricts_answers: whether a metric suits certain expected answers only.
 
     Raises:
         SettingError: a metric does not exist, or training data cannot have it.
@@ -59,6 +60,7 @@ class AnswerMetrics:
                 raise SettingError(f"--metric {name}: there is no such metric. Choose from {usable}.")
         self.metrics = [known[name] for name in dict.fromkeys(names)]
         self.main = score_name(self.metrics[0], self.metrics[0].main)
+        self.restricts_answers = YES_NO in names
 
     def check(self, answered: Sequence[AnsweredText]) -> None:
         """Score answers only to find out whether all metrics can be computed.

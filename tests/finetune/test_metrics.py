@@ -86,6 +86,20 @@ def test_a_missing_library_is_named_before_the_training(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_later_answer_that_does_not_suit_the_metric_is_refused_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "data.json"
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    rows = [{"img": "broken.png", "prompt": "Is it red?", "label": "Yes."}, {"prompt": "Color?", "label": "Teal."}]
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    flags = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(file), *SHORT]
+    more = ["--use_lora", "--metric", "pope", "--valid-data", str(file), "--eval-answers", "1"]
+    assert main([*flags, *more, "--save", str(tmp_path / "runs")]) == 2
+    assert "Teal" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_programs_metrics_are_imported_only_if_one_is_asked_for(
     data: Path,  # noqa: F811
     tmp_path: Path,
