@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from model import Conversation, Turn
+from model import Conversation, Turn, VisualGLMError
 from model.description import Description
 from model.streaming import CompleteAnswer, Usage
 from tiny.evaluation.graded_question import GradedQuestion
@@ -42,8 +42,12 @@ class ScriptedModel:
 
     def answer_stream(
         self, questions: Iterable[Any], config: Any, max_batch_size: int
-    ) -> Iterator[tuple[int, CompleteAnswer]]:
-        for number, (conversation, question) in enumerate(questions):
+    ) -> Iterator[tuple[int, CompleteAnswer | VisualGLMError]]:
+        for number, asked in enumerate(questions):
+            if isinstance(asked, VisualGLMError):
+                yield number, asked
+                continue
+            conversation, question = asked
             self.asked.append((conversation, question, config))
             yield number, CompleteAnswer(next(self.answers), "stop", Usage(1, 1, 0, 0, 0))
 

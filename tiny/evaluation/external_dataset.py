@@ -78,6 +78,6 @@ def to_graded(question: Question) -> GradedQuestion:
 
 
 def language_of(question: Question) -> Language:
-    """Return the language of a question: the given one, or else that of its text."""
+    """Return the language that a question names, or else the language of its text."""
     chinese = is_chinese(question.text) if question.language is None else question.language == "zh"
     return "zh" if chinese else "en"
