@@ -16,6 +16,7 @@ from .errors import ClusterError
 from .identity import model_identity, program_identity
 from .ingress import build_ingress
 from .names import INGRESS_DEPLOYMENT, MODEL_DEPLOYMENT
+from .ray_environment import forget_thread_count
 from .replica import ModelReplica, ModelSettings
 
 MARGIN_S = 10.0  # a replica may take longer to stop than the longest answer
@@ -34,6 +35,7 @@ class ServedReplica(ModelReplica):
         self.coordinator = get_coordinator()
         try:
             self.check_files(settings, deployment)
+            forget_thread_count()
             super().__init__(settings)
         except VisualGLMError as error:
             ray.get(self.coordinator.fail.remote(str(error)))

@@ -14,6 +14,7 @@ from visualglm.batch.tasks import Result, Settings, Task
 
 from .errors import ClusterError
 from .nodes import check_facts, make_inspection
+from .ray_environment import forget_thread_count
 
 if TYPE_CHECKING:  # these need ray or torch
     import pyarrow
@@ -61,6 +62,7 @@ class BundleAnswerer:
         try:
             facts = make_inspection()(expectation.sample)
             check_facts(facts, address, expectation.digest, expectation.sample)
+            forget_thread_count()
             self.answerer = self._load(settings)
         except ClusterError as error:
             self.error = str(error)

@@ -15,7 +15,7 @@ from .names import APPLICATION, COORDINATOR, MODEL_DEPLOYMENT, NAMESPACE
 
 REPORT_INTERVAL_S = 1.0  # between the reports of an HTTP application
 LOST_AFTER_S = 5.0  # without a report, an HTTP application has ended
-STATUS_INTERVAL_S = 1.0
+STATUS_INTERVAL_S = 2.0  # Ray Serve's status costs its controller tens of milliseconds
 RUNNING = "RUNNING"
 
 

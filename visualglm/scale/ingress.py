@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +17,7 @@ from visualglm.server.request_log import log, set_up_logging
 from visualglm.server.service import Service
 from visualglm.server.settings import Settings
 
+from .channel import Channel
 from .coordinator import REPORT_INTERVAL_S, Orders, Report, get_coordinator
 from .metrics import export_snapshot, take_snapshot
 from .names import APPLICATION, MODEL_DEPLOYMENT
@@ -43,6 +43,7 @@ def build_ingress(settings: Settings) -> FastAPI:
             reporting.cancel()
             with suppress(*RAY_ERRORS):
                 await member.report()  # counters that the coordinator keeps
+            member.close()
 
     app.router.lifespan_context = lifespan
     return app
@@ -57,6 +58,7 @@ class ClusterMember:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.channel: Channel | None = None
         self.model: RemoteChatModel | None = None
         self.source = serve.get_replica_context().replica_id.unique_id
         self.coordinator = get_coordinator()
@@ -76,9 +78,14 @@ class ClusterMember:
         """Report to the coordinator and follow its orders; connect with the replicas as soon as there are some."""
         orders = await self.report()
         if self.model is None and orders.replicas:
-            self.model = await connect()
+            self.channel, self.model = await connect()
             log("ready")
         self.follow(orders)
+
+    def close(self) -> None:
+        """Cancel all answers that have not ended."""
+        if self.channel is not None:
+            self.channel.close()
 
     async def report(self) -> Orders:
         """Send the metrics to the coordinator; return its orders."""
@@ -104,8 +111,30 @@ class ClusterMember:
             return await self.service.export_own_metrics()
 
 
-async def connect() -> RemoteChatModel:
-    """Return a model that asks the replicas."""
+class ServedReplicas:
+    """The replicas of the model's deployment.
+
+    Args:
+        handle: of the deployment.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self.handle = handle
+        # Small values are faster through gRPC than as objects of Ray.
+        self.stream = handle.options(stream=True, _by_reference=False).answer.remote
+
+    def answer(self, client: str, number: int, question: bytes) -> Any:
+        """Let one of the replicas answer; see `ModelReplica.answer`."""
+        return self.stream(client, number, question)
+
+    async def stop(self, client: str, number: int) -> None:
+        """Stop an answer at all replicas: which of them generates it is not known here."""
+        await self.handle.broadcast("stop", client, number).results_async()
+
+
+async def connect() -> tuple[Channel, RemoteChatModel]:
+    """Return a channel to the replicas, and a model that asks them through it."""
     handle: DeploymentHandle[Any] = serve.get_deployment_handle(MODEL_DEPLOYMENT, APPLICATION)
     facts = await handle.describe.remote()
-    return RemoteChatModel(partial(handle.options(stream=True).answer.remote), facts, RAY_ERRORS)
+    channel = Channel(ServedReplicas(handle))
+    return channel, RemoteChatModel(channel.send, facts, RAY_ERRORS)

@@ -5,6 +5,7 @@ import sys
 
 from visualglm.local_address import listens_on_loopback
 
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 # Makes Ray use only the loopback address, and connect to it; its name stems from the systems where that is usual.
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOCAL_VARIABLES = {
@@ -12,6 +13,7 @@ LOCAL_VARIABLES = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_agent_register_timeout_ms": "120000",  # Ray's processes start slowly while other programs use all cores
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # needs less time per message than Ray's own calls
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "visualglm.scale.proxy:middlewares",
     LOOPBACK_VARIABLE: "0",
 }
@@ -30,3 +32,20 @@ def prepare_connection(address: str) -> None:
     host = address.rpartition(":")[0]
     if host and listens_on_loopback(host):
         os.environ.setdefault(LOOPBACK_VARIABLE, "0")
+
+
+def forget_thread_count() -> None:
+    """Let a model in an actor choose its CPU threads, up to the actor's CPUs, as in any other process.
+
+    Ray sets OMP_NUM_THREADS to the actor's CPUs unless it is set, as if the user asked for as many: a small model,
+    which is fastest with one thread, would use all of them. Outside of an actor this does nothing.
+    """
+    import ray
+    import torch
+
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return
+    cpus = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    if os.environ.get(THREADS_VARIABLE) == str(cpus):
+        del os.environ[THREADS_VARIABLE]
+        torch.set_num_threads(cpus)

@@ -46,6 +46,28 @@ def _usage_values(chunk: StreamChunk) -> tuple[Any, ...] | None:
     return None if chunk.usage is None else astuple(chunk.usage)
 
 
+def pack_bundle(messages: Sequence[tuple[int, bytes | None]]) -> bytes:
+    """Encode the packed chunks of several answers, each with the number of its answer; None ends an answer."""
+    return pickle.dumps(messages)
+
+
+def unpack_bundle(data: bytes) -> list[tuple[int, bytes | None]]:
+    """Decode a bundle of `pack_bundle`."""
+    messages: list[tuple[int, bytes | None]] = pickle.loads(data)
+    return messages
+
+
+def pack_carrier(number: int) -> bytes:
+    """Encode the number of the call that carries the chunks of an answer."""
+    return pickle.dumps(number)
+
+
+def unpack_carrier(data: bytes) -> int:
+    """Decode a number of `pack_carrier`."""
+    number: int = pickle.loads(data)
+    return number
+
+
 def pack_error(error: VisualGLMError) -> bytes:
     """Encode an error with its class, message and attributes."""
     kind = next(kind for kind in type(error).__mro__ if kind.__name__ in ERROR_CLASSES)
