@@ -11,5 +11,6 @@
     loaded_model has the questions answered by a model that is already loaded
     program      has the questions answered by `visualglm.batch` (question_tasks), then reports
 
-Nothing but the program imports torch. Answers come as plain rows: see `visualglm.evaluation.answers`.
+Only loaded_model and the program import torch, when they answer. Answers come as plain rows: see
+`visualglm.evaluation.answers`.
 """
