@@ -18,6 +18,8 @@ from .errors import ClusterError, require_ray
 from .ray_environment import prepare_local_ray
 
 AUTO, LOCAL, CLIENT_SCHEME = "auto", "local", "ray://"
+LOG_LEVEL = "WARNING"
+START_ATTEMPTS = 3  # the processes of Ray have 15 s to start, which is short while other programs use all cores
 HEAD_PORT, CLIENT_PORT = 6379, 10001
 PROBE_S = 4.0  # seconds until a head counts as absent; below 5 with the rest of the probe
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -44,26 +46,48 @@ def connect(address: str, **settings: Any) -> None:
 
     Raises:
         ClusterError: Ray is not installed, no head answers, it refuses the token, it has another version of Ray or
-            Python, or this machine is no node of the cluster. The message says what to do.
+            Python, this machine is no node of the cluster, or Ray cannot be started. The message says what to do.
     """
     require_ray()
     if address == LOCAL:
         if "ray" not in sys.modules:
             prepare_local_ray()
-        settings = {"include_dashboard": False} | settings
-        found = LOCAL
-    else:
-        found = find_cluster(address)
+        start_ray(**({"job_config": make_job()} | settings))
+        return
+    found = find_cluster(address)
     import ray
 
     if not found.startswith(CLIENT_SCHEME):
         settings = {"job_config": make_job()} | settings
     try:
-        ray.init(address=found, **({"logging_level": "WARNING"} | settings))
+        ray.init(address=found, **({"logging_level": LOG_LEVEL} | settings))
     except (ConnectionError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "twice" in str(error):
             raise  # a bug of the caller
         raise ClusterError(f"The Ray cluster at {found} answers, but Ray could not connect: {error}") from error
+
+
+def start_ray(**settings: Any) -> None:
+    """Start a Ray of its own for this program; a start that takes too long is tried again.
+
+    Args:
+        settings: of `ray.init`.
+
+    Raises:
+        ClusterError: Ray cannot be started.
+    """
+    import ray
+
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(LOCAL, **({"include_dashboard": False, "logging_level": LOG_LEVEL} | settings))
+            return
+        except Exception as error:  # Ray's own exception of a slow start has no type of its own
+            if "twice" in str(error):
+                raise  # a bug of the caller
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise ClusterError(f"Ray cannot be started on this machine: {error}") from error
 
 
 def make_job() -> Any:

@@ -10,9 +10,9 @@ from visualglm.server.listening import warn_if_unauthenticated
 from visualglm.server.request_log import log
 from visualglm.server.settings import Settings
 
-from .address import connect
+from .address import LOG_LEVEL, connect
 from .cluster_config import ClusterSettings
-from .local import LOG_LEVEL, deploy
+from .local import deploy
 from .replica import ModelSettings
 
 

@@ -16,6 +16,7 @@ from visualglm.server.request_log import log
 from visualglm.server.settings import Settings
 from visualglm.stop_signal import StopSignal
 
+from .address import LOG_LEVEL, start_ray
 from .application import build_application
 from .cluster_config import ClusterSettings
 from .coordinator import get_coordinator
@@ -23,9 +24,7 @@ from .names import APPLICATION
 from .replica import ModelSettings
 
 LOOPBACK = "127.0.0.1"
-START_ATTEMPTS = 3  # the processes of Ray have 15 s to start, which is short while other programs use all cores
 DRAIN_STEP_S = 0.1
-LOG_LEVEL = "WARNING"
 
 
 @contextmanager
@@ -36,28 +35,11 @@ def local_ray(cluster: ClusterSettings) -> Iterator[None]:
         VisualGLMError: Ray cannot be started.
     """
     cpus = max(os.cpu_count() or 1, round(cluster.replicas * cluster.cpus) + 1)
-    start_ray({"include_dashboard": False, "num_cpus": cpus, "_node_ip_address": LOOPBACK, "logging_level": LOG_LEVEL})
+    start_ray(num_cpus=cpus, _node_ip_address=LOOPBACK)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def start_ray(settings: dict[str, Any]) -> None:
-    """Start a local Ray with these settings of `ray.init`; a start that takes too long is tried again.
-
-    Raises:
-        VisualGLMError: Ray cannot be started.
-    """
-    for attempt in range(START_ATTEMPTS):
-        try:
-            ray.init("local", **settings)
-            return
-        except Exception as error:  # Ray's own exception of a slow start has no type of its own
-            ray.shutdown()
-            if attempt + 1 == START_ATTEMPTS:
-                raise VisualGLMError(f"Ray cannot be started on this machine: {error}") from error
-            log("Ray did not start", logging.WARNING, reason=str(error), attempt=attempt + 1)
 
 
 def deploy(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:

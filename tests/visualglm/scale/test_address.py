@@ -188,3 +188,27 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(ClusterError, match=r"pip install .*\[scale\]"):
         connect("auto")
+
+
+def test_a_ray_of_its_own_that_starts_slowly_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def start(address: str, **_: object) -> None:
+        calls.append((address,))
+        if len(calls) == 1:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    connect("local")
+    assert calls == [("local",)] * 2
+
+
+def test_a_ray_that_cannot_be_started_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(address: str, **_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(ClusterError, match="timed out"):
+        connect("local")
