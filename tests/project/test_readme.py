@@ -176,7 +176,7 @@ def test_the_flags_of_fine_tuning_exist(name: str) -> None:
     from finetune.arguments import make_parser
 
     known = set(make_parser()._option_string_actions) | {"--help", "--to", "--out", "--base", "--html", "--data"}
-    known |= {"--from_pretrained", "--image", "--query", "--nproc_per_node", "--hostfile", "--shm-size"}
+    known |= {"--output", "--from_pretrained", "--image", "--query", "--nproc_per_node", "--hostfile", "--shm-size"}
     spelled = {flag.replace("-", "_") for flag in known}
     lines = [line for block in blocks(name, "sh") for line in block.text.splitlines()] + CODE_SPAN.findall(prose(name))
     flags = {flag for line in lines for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", line)}
