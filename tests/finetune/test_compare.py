@@ -18,7 +18,7 @@ from model.answers import answer_all, greedy_config
 from model.checkpoint import open_checkpoint, save_sat
 from model.command_line import FAILURE, USAGE_ERROR
 from model.images.preprocess import load_image
-from tests.tiny.test_failure_page import Reader
+from tests.helpers.html_reader import Reader
 from tiny.fewshot import write_folder
 
 NASTY = "<script>alert('x')</script> {title} \x1b[2J"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from model import SettingError
 from model.html_page import MAX_SIDE, Article, Line, write_page
-from tests.tiny.test_failure_page import Reader
+from tests.helpers.html_reader import Reader
 
 NASTY = "<script>alert('x')</script> & {title} %s"
 
