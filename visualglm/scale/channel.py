@@ -144,7 +144,8 @@ class Channel:
             if answer.carrier is None:
                 self._end(answer, None)
         except Exception as error:  # also the end of all answers whose chunks this call carried
-            for lost in [answer, *(each for each in self.answers.values() if each.carrier == answer.number)]:
+            running = list(self.answers.values())  # a copy, because other threads add answers meanwhile
+            for lost in [answer, *(each for each in running if each.carrier == answer.number)]:
                 self._end(lost, error)
         finally:
             answer.settled.set()
