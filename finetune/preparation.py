@@ -170,7 +170,7 @@ def make_logger(config: TrainingConfig, base: str, run: Path, first: int, last: 
 def make_record(
     config: TrainingConfig, distributed: DistributedContext, run: Run, state: TrainingState, loaded: "LoadedModel"
 ) -> RunRecord:
-    """Return the record of the run, for the main process; print what a resumed run has changed."""
+    """Start the record of a run; print which settings, data and base model a resumed run has changed."""
     sources = describe_sources(config, loaded.base, loaded.checkpoint)
     record = start_record(config, distributed, run.path, state.step, sources)
     if changes := record.content["sessions"][-1]["changes"]:

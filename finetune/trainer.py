@@ -302,10 +302,10 @@ class Trainer:
         size, count = self.config.eval_batch_size or self.config.batch_size, self.config.eval_answers
         losses = [held_out_loss(self.loss_of, dataset, size, self.distributed) for dataset in self.valid]
         loss = sum(losses) / len(losses)
+        score = Score(loss)
         # With ZeRO 3 no process has a complete model, which generating answers needs.
         if not count or self.config.zero_stage == 3:
-            return Score(loss)
-        score = Score(loss)
+            return score
         if self.distributed.is_main_process:
             with self.optimizer.autocast():
                 model = SatChatModel(self.network, self.tokenizer, sampling=read_sampling(self.run.path))

@@ -76,10 +76,11 @@ def write_page(
     language: str = "zh",
     image_format: Literal["JPEG", "PNG"] = "JPEG",
 ) -> None:
-    """Write a page; the arguments are those of `format_page`.
+    """Write a page as an HTML file.
 
     Args:
         path: the file, which is replaced.
+        title, articles, summary, scores, figures, language, image_format: see `format_page`.
 
     Raises:
         SettingError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Curves of runs: what is drawn, and that several runs can be told apart."""
+"""Curves of runs have one line for each run and number, and each run has its own dash pattern."""
 
 import math
 import re

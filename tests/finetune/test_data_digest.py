@@ -39,26 +39,24 @@ def test_a_moved_folder_has_the_same_digest(tmp_path: Path) -> None:
     assert (after.rows, after.images) == (before.rows, before.images)
 
 
+def changes_digest(path: Path, size: int, place: int) -> bool:
+    """Return whether the byte at a place of a file with `size` bytes changes its digest."""
+    content, digests = bytearray(size), []
+    for byte in (0, 1):
+        content[place] = byte
+        path.write_bytes(content)
+        digests.append(digest_image(path, True))
+    return digests[0] != digests[1]
+
+
 @pytest.mark.parametrize("place", [0, -1, BLOCK_BYTES])
 def test_a_small_image_is_read_completely(tmp_path: Path, place: int) -> None:
-    content = bytearray(BLOCKS * BLOCK_BYTES)
-    path = tmp_path / "a"
-    path.write_bytes(content)
-    before = digest_image(path, True)
-    content[place] = 1
-    path.write_bytes(content)
-    assert digest_image(path, True) != before
+    assert changes_digest(tmp_path / "a", BLOCKS * BLOCK_BYTES, place)
 
 
 @pytest.mark.parametrize("place", [0, -1])
 def test_of_a_large_image_the_first_and_the_last_bytes_count(tmp_path: Path, place: int) -> None:
-    content = bytearray(10 * BLOCKS * BLOCK_BYTES)
-    path = tmp_path / "a"
-    path.write_bytes(content)
-    before = digest_image(path, True)
-    content[place] = 1
-    path.write_bytes(content)
-    assert digest_image(path, True) != before
+    assert changes_digest(tmp_path / "a", 10 * BLOCKS * BLOCK_BYTES, place)
 
 
 def test_of_very_many_images_some_are_read_and_all_are_measured(

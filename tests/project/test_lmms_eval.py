@@ -1,4 +1,4 @@
-"""The questions of examples/lmms_eval are those of `visualglm evaluate`, and both programs get the same score."""
+"""lmms-eval asks the questions of `visualglm evaluate`, and gets the same score."""
 
 import json
 import os
