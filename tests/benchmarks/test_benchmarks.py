@@ -103,8 +103,11 @@ def test_every_row_of_decoding_is_measured() -> None:
 
 @pytest.mark.slow
 def test_loading_is_measured_by_memory_beyond_the_model() -> None:
-    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.loading", "--device", "cpu"))}
-    for name in ("sat", "hf", "load_hf", "int8", "int4"):
+    # Every loader and format; of the two numbers of bits one each.
+    names = ("sat", "hf", "load_hf", "int8", "hf-int4", "saved-int4", "saved-hf-int8")
+    chosen = [f"{name}/*" for name in (*names, "quantize", "original")]
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.loading", "--device", "cpu", "--only", *chosen))}
+    for name in names:
         assert float(rows[f"{name}/seconds"][1]) > 0
         assert rows[f"{name}/host"][2] == "at most 2"
         assert float(rows[f"{name}/host"][3]) > 1

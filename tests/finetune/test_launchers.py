@@ -112,7 +112,8 @@ def is_near(run: Path, other: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+# One process of ZeRO 1 is tested below; two differ from two of ZeRO 2 only within deepspeed.
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
 def test_two_processes_train_like_one(stage: str, alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = [*METHOD, "--batch-size", "2", "--zero-stage", stage]
@@ -150,12 +151,14 @@ def test_deepspeed_in_one_process(stage: str, alone: Path, data: Path, tmp_path:
     assert is_near(run, alone)
 
 
-@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
-def test_nan_stops_a_bfloat16_training(stage: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """deepspeed itself would skip such steps, as in float16."""
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
+def test_nan_stops_a_bfloat16_training(stage: str, tmp_path: Path) -> None:
+    """deepspeed itself would skip such steps, as in float16. The rows have no image: a CPU computes bfloat16 slowly."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    rows = tmp_path / "dataset.json"
+    rows.write_text(json.dumps([{"prompt": "How are you?", "label": "Fine."}] * 4), encoding="utf-8")
     flags = ["--full", "--bf16", "--lr", "1e30", "--clip-grad", "0", "--batch-size", "2", "--zero-stage", stage]
-    status, error = run_two(data, tmp_path / "save", *flags)
+    status, error = run_two(rows, tmp_path / "save", *flags)
     assert status == FAILURE
     assert "The loss of step 2 or its gradient is not a number" in error
     assert "rows " in error

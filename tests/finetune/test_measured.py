@@ -92,8 +92,9 @@ def test_finetune_compares_with_sat() -> None:
 @pytest.mark.slow
 def test_every_row_of_fine_tuning_is_measured() -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    # Except four processes, which take a minute on two cores and are measured like two.
-    output = run_alone("benchmarks.finetune", "--device", "cpu", "--steps", "2", "--length", "64", "--only", "[!f]*/*")
+    # Except bfloat16, which a CPU computes slowly, and what is measured like another row: four processes, ZeRO 1.
+    few = ("--device", "cpu", "--steps", "2", "--length", "64")
+    output = run_alone("benchmarks.finetune", *few, "--only", "[!bft]*/*", "two/zero-2")
     assert "failed" not in output
     assert "could not be made" not in output
     assert {row[0].split("/")[0] for row in cells(output)} >= {

@@ -236,22 +236,22 @@ def peak():  # getrusage would include the parent process before exec
 tokenizer = load_tokenizer("visualglm-tiny")
 before = peak()
 dataset = ChatDataset(sys.argv[1], tokenizer, image_length=32, image_size=224, max_length=512)
-assert "299999" in tokenizer.decode_text(dataset[299_999].input_ids)
+assert "99999" in tokenizer.decode_text(dataset[99_999].input_ids)
 print(len(dataset), before, peak())
 """
 
 
 @pytest.mark.slow
-def test_300_000_rows_take_little_memory(folder: Path) -> None:
+def test_100_000_rows_take_little_memory(folder: Path) -> None:
     path = folder / "many.jsonl"
     with path.open("w", encoding="utf-8") as file:
-        for number in range(300_000):
+        for number in range(100_000):
             row = {"img": "a.png", "prompt": f"第{number}张图片里有什么？", "label": "一个很长的回答。" * 30}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     done = subprocess.run(
         [sys.executable, "-c", COUNT_MEMORY, path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
     )
     count, before, after = map(int, done.stdout.split())
-    assert count == 300_000
+    assert count == 100_000
     assert after < 1_000_000  # kilobytes, including torch and the tokenizer
-    assert after - before < 100_000
+    assert after - before < 40_000  # as strings, their texts would have 50 MB

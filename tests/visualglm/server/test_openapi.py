@@ -55,7 +55,7 @@ def test_every_route_is_as_documented(document_and_url):
 
 @pytest.mark.slow
 def test_every_route_is_as_documented_for_long(document_and_url):
-    check_every_route(document_and_url[1], 400)
+    check_every_route(document_and_url[1], 150)
 
 
 @pytest.mark.parametrize("body", [NativeRequest, CompletionRequest])
