@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         TokenizerError as TokenizerError,
         VisualGLMError as VisualGLMError,
     )
+    from .explain import Explanation as Explanation, explain as explain
     from .finetuned import FineTuneVisualGLMModel as FineTuneVisualGLMModel
     from .hf_chat import HfChatModel as HfChatModel
     from .infer_util import (
@@ -91,6 +92,7 @@ PUBLIC = {
     "engine": "CHAT DEMO HF_CHAT GenerationConfig",
     "errors": "BusyError CheckpointError GenerationError ImageError PromptTooLongError QuestionError ResourceError "
     "SettingError TokenizerError VisualGLMError",
+    "explain": "Explanation explain",
     "hf_chat": "HfChatModel",
     "infer_util": "generate_input get_infer_setting process_image",
     "loading": "load_hf load_sat load_tokenizer",

@@ -37,6 +37,28 @@ def make_conversation(model: Network, image: Any, query: str, history: AnyHistor
     return Conversation(image, turns, language)
 
 
+def start_conversation(
+    image_path: str | None,
+    model: Network,
+    tokenizer: Tokenizer,
+    query: str,
+    history: AnyHistory,
+    image: Any,
+    english: English,
+) -> tuple[SatChatModel, Conversation]:
+    """Return a chat model, and the conversation that precedes `query`; see `stream_chat` for the arguments.
+
+    Raises:
+        ImageError: there are two images, or the image cannot be loaded.
+        QuestionError: the question is not text, or the history has an unknown format.
+    """
+    if image_path and image is not None:
+        raise ImageError("Give either image_path or image, not both.")
+    conversation = make_conversation(model, None, query, history, english)
+    conversation.image = load_image(image_path) if image_path else image
+    return SatChatModel(model, tokenizer), conversation
+
+
 def to_pairs(turns: Sequence[Turn]) -> History:
     """Return turns as (question, answer) pairs."""
     return [(turn.question, turn.answer) for turn in turns]
@@ -108,12 +130,9 @@ def stream_chat(
         min_length=min_length,
         forbidden_ids=to_ranges(invalid_slices),
     )
-    if image_path and image is not None:
-        raise ImageError("Give either image_path or image, not both.")
-    conversation = make_conversation(model, None, query, history, english)
-    chat_model = SatChatModel(model, tokenizer)
-    given_image = load_image(image_path) if image_path else image
-    conversation.image = None if given_image is None else chat_model.image_cache.to_pixels(given_image)
+    chat_model, conversation = start_conversation(image_path, model, tokenizer, query, history, image, english)
+    if conversation.image is not None:
+        conversation.image = chat_model.image_cache.to_pixels(conversation.image)
     earlier, response = to_pairs(conversation.turns), ""
     for chunk in chat_model.stream_answer(conversation, query, config):
         response += chunk.text
