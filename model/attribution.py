@@ -7,7 +7,8 @@ Gradients propose patches, and covering them decides:
    the answer's log-probability, in which each token is weighted by its reliance: how much less likely it is without the
    image's content.
 2. The peaks of the relevance are covered, one at a time, with the image's mean color. How much less likely the answer
-   becomes is the weight of the surroundings of the peak.
+   becomes is the weight of the surroundings of the peak. If no square matters, larger ones are tried: a part of a large
+   thing may be enough for the answer.
 
 Attention times gradient follows Chefer et al., https://arxiv.org/abs/2103.15679.
 """
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +26,9 @@ import torch.nn.functional as F
 from torch import nn
 
 SMOOTHING = 3  # side of the mean filter, in patches
-RADIUS_FRACTION = 1 / 8  # radius of a covered square, as a fraction of the grid's side
-FALLOFF = 0.8  # standard deviation of a peak's weight, as a fraction of this radius
+RADIUS_FRACTIONS = (1 / 8, 3 / 16)  # radii of covered squares, as fractions of the grid's side
+FALLOFF = 0.8  # standard deviation of a peak's weight, as a fraction of the radius
+ENOUGH_DROP = 0.7  # of the answer's log-probability, in nats, for a square that matters: half the probability
 NUM_PEAKS = 4  # images of a batch
 # Gradients in float16 are computed from a larger value, because small ones would underflow.
 GRADIENT_SCALE = 1024.0
@@ -43,13 +46,13 @@ class Attribution:
             times its relevance between 0 and 1.
         token_maps: float32 [T, R, C], the same for each token.
         reliance: float32 [T]: how much less likely each token is without the content of the image, in nats.
-        drop: the largest decrease of the answer's log-probability by a covered square, in nats; at least 0.
+        has_place: whether covering a part of the image makes the answer at most half as likely.
     """
 
     map: torch.Tensor
     token_maps: torch.Tensor
     reliance: torch.Tensor
-    drop: float
+    has_place: bool
 
 
 class CrossAttentionRecord:
@@ -131,14 +134,17 @@ def attribute(encode: Encode, score: Score, layers: Sequence[nn.Module], pixels:
         logprobs = score(encode(pixels.requires_grad_()))[0].float()
         reliance = logprobs.detach() - without
         relevance = find_relevance(logprobs, reliance.clamp(min=0), pixels, records)
-    peaks = find_peaks(relevance, radius_of(len(relevance)))
-    pixels = pixels.detach()
-    with torch.no_grad():
-        covered = torch.cat([cover(pixels, len(relevance), peak) for peak in peaks])
-        drops = logprobs.detach() - score(encode(covered)).float()
-    token_maps = torch.stack([weight_peaks(relevance, peaks, drop) for drop in drops.T])
-    total = drops.sum(1)
-    return Attribution(weight_peaks(relevance, peaks, total), token_maps, reliance, max(0.0, float(total.max())))
+    radii = [max(1, round(len(relevance) * fraction)) for fraction in RADIUS_FRACTIONS]
+    peaks = find_peaks(relevance, radii[0])
+    for radius in radii:
+        with torch.no_grad():
+            covered = torch.cat([cover(pixels.detach(), len(relevance), peak, radius) for peak in peaks])
+            drops = logprobs.detach() - score(encode(covered)).float()
+        has_place = bool(drops.sum(1).max() >= ENOUGH_DROP)
+        if has_place:
+            break
+    weigh = partial(weight_peaks, relevance, peaks, radius)
+    return Attribution(weigh(drops.sum(1)), torch.stack([weigh(drop) for drop in drops.T]), reliance, has_place)
 
 
 def find_relevance(
@@ -168,11 +174,6 @@ def smooth(grid: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(padded, SMOOTHING, stride=1)[0, 0]
 
 
-def radius_of(side: int) -> int:
-    """Return the radius of a covered square, in patches, on a grid with `side` rows."""
-    return max(1, round(side * RADIUS_FRACTION))
-
-
 def find_peaks(grid: torch.Tensor, distance: int) -> list[tuple[int, int]]:
     """Return the (row, column) of up to `NUM_PEAKS` maxima of a grid, more than `distance` apart, largest first."""
     rest, peaks = grid.clone(), list[tuple[int, int]]()
@@ -188,27 +189,29 @@ def around(index: int, radius: int) -> slice:
     return slice(max(0, index - radius), index + radius + 1)
 
 
-def cover(pixels: torch.Tensor, side: int, peak: tuple[int, int]) -> torch.Tensor:
+def cover(pixels: torch.Tensor, side: int, peak: tuple[int, int], radius: int) -> torch.Tensor:
     """Return pixels [1, 3, S, S] whose square around a patch has the image's mean color.
 
     Args:
         side: number of patches in each row and column.
         peak: row and column of the patch.
+        radius: of the square, in patches.
     """
     size = pixels.shape[-1] / side
-    rows, columns = (around(index, radius_of(side)) for index in peak)
+    rows, columns = (around(index, radius) for index in peak)
     covered = pixels.clone()
     square = [slice(round(part.start * size), round(part.stop * size)) for part in (rows, columns)]
     covered[:, :, square[0], square[1]] = pixels.mean((2, 3), keepdim=True)
     return covered
 
 
-def weight_peaks(relevance: torch.Tensor, peaks: Sequence[tuple[int, int]], drops: torch.Tensor) -> torch.Tensor:
+def weight_peaks(
+    relevance: torch.Tensor, peaks: Sequence[tuple[int, int]], radius: int, drops: torch.Tensor
+) -> torch.Tensor:
     """Return the square root of the relevance [R, C], each patch weighted by the drops of the peaks near it."""
     rows, columns = (torch.arange(size, device=relevance.device) for size in relevance.shape)
     weights = torch.zeros_like(relevance)
-    deviation = FALLOFF * radius_of(len(relevance))
     for (row, column), drop in zip(peaks, drops.clamp(min=0).tolist(), strict=True):
         squared = (rows[:, None] - row) ** 2 + (columns - column) ** 2
-        weights = torch.maximum(weights, drop * torch.exp(-squared / (2 * deviation**2)))
+        weights = torch.maximum(weights, drop * torch.exp(-squared / (2 * (FALLOFF * radius) ** 2)))
     return relevance.sqrt() * weights

@@ -19,8 +19,6 @@ from .errors import ImageError, QuestionError, VisualGLMError
 from .prompt import AS_CONFIGURED, Conversation, English, Prompt, Tokenizer
 from .streaming import CompleteAnswer, ScoredToken
 
-# An answer that no covered part of the image makes less likely than this factor has no map: log of 2.
-MIN_DROP = 0.7
 MAX_NEW_TOKENS = 256  # of an answer that is generated to be explained
 DIMMED = 0.25  # brightness of the overlay where the map is 0
 
@@ -152,9 +150,8 @@ def score_tokens(
 
 
 def make_explanation(done: CompleteAnswer, attribution: Attribution, image: Image.Image) -> Explanation:
-    """Return the explanation of an answer; without a map if no covered part of the image matters."""
-    has_map = attribution.drop >= MIN_DROP
-    scale: Callable[[torch.Tensor], torch.Tensor] = to_unit if has_map else torch.zeros_like
+    """Return the explanation of an answer, whose maps are 0 if the answer has no place in the image."""
+    scale: Callable[[torch.Tensor], torch.Tensor] = to_unit if attribution.has_place else torch.zeros_like
     return Explanation(
         done.text,
         done.logprobs,

@@ -164,7 +164,7 @@ def test_peaks_are_apart_and_largest_first() -> None:
 
 def test_covering_changes_the_square_alone() -> None:
     pixels = torch.rand(1, 3, 32, 32)
-    covered = cover(pixels, 16, (0, 8))
+    covered = cover(pixels, 16, (0, 8), 2)
     changed = (covered != pixels).any(1)[0]
     assert changed[: 3 * 2, 6 * 2 : 11 * 2].all()
     assert changed.sum() == 3 * 2 * 5 * 2

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model import CHINESE, DEMO, ENGLISH, Conversation, GenerationConfig, Language, SettingError, VisualGLMError
@@ -17,16 +18,20 @@ from model.prompt import question_language
 from model.resource_errors import translate_resource_errors
 from visualglm.arguments import add_model_arguments, choose_loader, load_model, locale_language
 from visualglm.error_texts import describe_error
+from visualglm.terminal.explanation import check_target, save_explanation
 
 if TYPE_CHECKING:  # imports torch
     from model import ChatModel
 
 
-def answer_once(model: "ChatModel", config: GenerationConfig, conversation: Conversation, question: str) -> None:
-    """Stream one answer to the standard output."""
+def answer_once(model: "ChatModel", config: GenerationConfig, conversation: Conversation, question: str) -> str:
+    """Stream one answer to the standard output, and return it."""
+    answer = ""
     for chunk in model.stream_answer(conversation, question, config):
+        answer += chunk.text
         print_text(chunk.text, end="")
     print_text()
+    return answer
 
 
 def parse_arguments(description: str | None = __doc__) -> tuple[argparse.Namespace, GenerationConfig]:
@@ -36,13 +41,19 @@ def parse_arguments(description: str | None = __doc__) -> tuple[argparse.Namespa
     add = parser.add_argument
     add("--image", metavar="PATH_OR_URL", help="first image; an empty string to start without one")
     add("--query", help="answer this one question and exit")
+    help_ = "with --query and --image: also save the image here, dark where the answer does not rely on it"
+    add("--explain", type=Path, metavar="FILE", help=help_)
     add("--prompt_zh", help=f"first question about each image, in Chinese (default {CHINESE.describe})")
     add("--prompt_en", help=f"first question about each image, in English (default {ENGLISH.describe})")
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     if options.query is not None and not options.query.strip():
         parser.error("--query is empty. Give a question, or leave the option out to chat.")
+    if options.explain is not None and not (options.query and options.image):
+        parser.error("--explain needs --query and --image. Give both, or leave the option out.")
     try:
+        if options.explain is not None:
+            check_target(options.explain)
         return options, DEMO.from_arguments(options)
     except SettingError as error:
         parser.error(str(error))
@@ -91,7 +102,9 @@ def run_chat(options: argparse.Namespace, language: Language, load: "Callable[..
     config = demo_config(model).from_arguments(options)
     if options.query:
         conversation = Conversation(image, language=question_language(options.query, language))
-        answer_once(model, config, conversation, options.query)
+        answer = answer_once(model, config, conversation, options.query)
+        if options.explain is not None:
+            save_explanation(model, conversation, options.query, answer, options.explain, language)
         return
     from visualglm.terminal.chat import TerminalChat
     from visualglm.terminal.input import is_interactive, make_reader

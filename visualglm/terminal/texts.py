@@ -50,6 +50,7 @@ class Texts:
     saved: str
     nothing_to_save: str
     not_saved: str
+    no_map: str
     not_read: str
     loaded: str
     keys: str
@@ -93,6 +94,7 @@ TEXTS = {
         saved="已保存到 {path}。",
         nothing_to_save="还没有对话可以保存。",
         not_saved="{path} 无法保存：{reason}。",
+        no_map="图片没有哪一部分单独决定这个回答，因此没有写 {path}。",
         not_read="{path} 无法读取：{reason}。",
         loaded="已载入 {path}：{count} 轮。",
         keys=(
@@ -159,6 +161,7 @@ TEXTS = {
         saved="Saved as {path}.",
         nothing_to_save="There is no conversation to save.",
         not_saved="{path} could not be saved: {reason}.",
+        no_map="No part of the image decides this answer by itself, so {path} was not written.",
         not_read="{path} could not be read: {reason}.",
         loaded="Loaded {path}: {count} {turns}.",
         keys=(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import cli_demo
 from model import (
@@ -214,6 +215,38 @@ class TestPipes:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert ended.stderr.startswith("error: The image 'nowhere.png' was not found.")
         assert ended.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("flags", [[], ["--hf"]], ids=["sat", "hf"])
+    def test_an_answer_is_explained_by_an_image(self, tmp_path: Path, flags: list[str]) -> None:
+        path = tmp_path / "star.png"
+        asked = [*TINY, "--image", SCENE, "--query", "What colour is the star?", "--explain", str(path), *flags]
+        ended = run_here(asked)
+        assert (ended.returncode, ended.stdout) == (0, "The star is red.\n")
+        assert ended.stderr.count(str(path)) == ended.stderr.count("\n") == 1
+        with Image.open(path) as image, Image.open(SCENE) as scene:
+            assert image.size == scene.size
+            at = (int(0.81 * image.width), int(0.44 * image.height))  # the car
+            assert sum(image.convert("RGB").getpixel(at)) < sum(scene.convert("RGB").getpixel(at))  # type: ignore[arg-type]
+
+    def test_an_answer_without_a_place_writes_no_image(self, tmp_path: Path) -> None:
+        path = tmp_path / "fish.png"
+        ended = run_here([*TINY, "--image", SCENE, "--query", "Is there a fish?", "--explain", str(path)])
+        assert (ended.returncode, ended.stdout[:2]) == (0, "No")
+        assert str(path) in ended.stderr
+        assert not path.exists()
+
+    @pytest.mark.parametrize(
+        ("flags", "reason"),
+        [
+            (["--explain", "a.png"], "--query and --image"),
+            (["--image", SCENE, "--query", "Hello", "--explain", "a.txt"], "ending"),
+            (["--image", SCENE, "--query", "Hello", "--explain", "nowhere/a.png"], "folder"),
+        ],
+    )
+    def test_an_explanation_that_cannot_be_saved_is_refused_at_the_start(self, flags: list[str], reason: str) -> None:
+        ended = run_here([*TINY, *flags])
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert reason in ended.stderr
 
     @pytest.mark.parametrize("bits", ["8", "4"])
     def test_quantized_weights_give_the_same_answers(self, bits: str) -> None:
