@@ -1,7 +1,7 @@
 """How far the maps of `model.explain` can be trusted, on drawn scenes whose truth is known.
 
 python -m benchmarks.explain
-python -m benchmarks.explain --count 50 --only 'peak/*'
+python -m benchmarks.explain --count 50 --only 'explain/peak/*'
 
 Questions about the color or the place of a thing, and whether there is one, in scenes of three to five things that no
 training used. Right answers alone are explained, and of "is there" those with yes.

@@ -29,7 +29,7 @@ SMOOTHING = 3  # side of the mean filter, in patches
 RADIUS_FRACTIONS = (1 / 8, 3 / 16)  # radii of covered squares, as fractions of the grid's side
 FALLOFF = 0.8  # standard deviation of a peak's weight, as a fraction of the radius
 ENOUGH_DROP = 0.7  # of the answer's log-probability, in nats, for a square that matters: half the probability
-NUM_PEAKS = 4  # images of a batch
+NUM_PEAKS = 3  # images of a batch
 # Gradients in float16 are computed from a larger value, because small ones would underflow.
 GRADIENT_SCALE = 1024.0
 
