@@ -47,15 +47,18 @@ class CudaGraphs:
 
 
 # Batch sizes of a decode step are padded to these.
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 # The KV cache's capacity grows in steps of this many tokens, so that it rarely grows. At full size in float16, a step
 # takes 59 MB per slot.
 CACHE_GROWTH = 128
 # A captured decode step serves all sequence lengths up to a multiple of this many tokens.
 ATTENTION_BUCKET = 256
-# A prefill of at most this many padded tokens is captured as one graph. More tokens would not gain from it: the CPU
-# launches the kernels of longer prompts in less time than the GPU needs to run them.
+# A prefill of at most this many padded tokens is captured as one graph. A longer prompt is captured as several graphs
+# of a few layers each, so that decode steps can run in between.
 MAX_PREFILL_TOKENS = 512
+LAYERS_PER_GRAPH = 4
+# The rows of a longer prompt are padded to a multiple of this number.
+LONG_PREFILL_STEP = 128
 # Contexts are padded to these lengths: with <sop>, they fill complete tiles of the matrix products.
 PREFILL_LENGTH_BUCKETS = (63, 127, 255, MAX_PREFILL_TOKENS - 1)
 PREFILL_BATCH_BUCKETS = (1, 2, 4, 8)

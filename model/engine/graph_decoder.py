@@ -1,12 +1,22 @@
 """CUDA-graph decoding: kernels read lengths from device memory, so a graph serves all lengths of its bucket."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from ..kernels.triton.decode_attention import attend_decode
 from ..kernels.triton.prefill_attention import attend_prefill
-from .cuda_graph import PREFILL_BATCH_BUCKETS, PREFILL_LENGTH_BUCKETS, CudaGraphs, fits_prefill_graph, pad_to_bucket
+from .cuda_graph import (
+    LAYERS_PER_GRAPH,
+    LONG_PREFILL_STEP,
+    PREFILL_BATCH_BUCKETS,
+    PREFILL_LENGTH_BUCKETS,
+    CudaGraphs,
+    fits_prefill_graph,
+    pad_to_bucket,
+    round_up,
+)
 from .decoder import CachedDecoder, Prefill, begin_slots, context_lengths, write_prefix
 from .layers import Attend, Layers
 from .prefill import PrefillInputs
@@ -16,7 +26,8 @@ from .sequence import Request
 class CudaGraphDecoder(CachedDecoder):
     """Runs the layers with Triton kernels and a KV cache, which is empty until `grow` is called.
 
-    Short prompts are prefilled by a CUDA graph with padded inputs, long ones layer by layer.
+    Short prompts are prefilled by one CUDA graph with padded inputs, a long one by several graphs of a few layers, and
+    several long ones together without graphs.
     """
 
     is_graph_capturable = True
@@ -26,12 +37,17 @@ class CudaGraphDecoder(CachedDecoder):
         self.graphs = CudaGraphs()
         self.device, self.dtype = layers.network.device, layers.network.dtype
         self.prefill_inputs = PrefillInputs(layers.network, layers.weights.hidden_size)
+        # Of graphs of a few layers: input, output [2, N, D], and the slot [1] and filled positions [1] of the prompt.
+        self.hidden_states = torch.zeros(2, 0, layers.weights.hidden_size, device=self.device, dtype=self.dtype)
+        self.slot, self.filled = torch.zeros(2, 1, dtype=torch.long, device=self.device)
         self.prefill_logits = torch.zeros(PREFILL_BATCH_BUCKETS[-1], layers.network.vocab_size, device=self.device)
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Prefill prompts into the slots from `first` on; short ones in a single step."""
         contexts = context_lengths(requests)
         if not fits_prefill_graph(contexts):
+            if len(requests) == 1:
+                return (yield from self._prefill_by_graphs(first, requests[0], contexts[0]))
             return (yield from self._prefill_by_layers(first, requests, contexts))
         count = pad_to_bucket(len(requests), PREFILL_BATCH_BUCKETS)
         length = pad_to_bucket(max(contexts), PREFILL_LENGTH_BUCKETS)
@@ -61,6 +77,8 @@ class CudaGraphDecoder(CachedDecoder):
         """Allocate `slots` slots of `capacity` tokens each; drops the captured graphs, whose buffers move."""
         self.graphs.clear()
         super().grow(slots, capacity)
+        rows, width = round_up(self.cache.capacity, LONG_PREFILL_STEP), self.layers.weights.hidden_size
+        self.hidden_states = torch.zeros(2, rows, width, device=self.device, dtype=self.dtype)
 
     def _prefill_padded(self, count: int, length: int) -> None:
         """Prefill the prompts in the static input buffers; write the logits to the static output buffer."""
@@ -70,6 +88,29 @@ class CudaGraphDecoder(CachedDecoder):
         x = self.layers.run(self.prefill_inputs.embed(prompts), attend)
         self.prefill_logits[:count] = self.layers.logits(x[-count:])
         self.cache.set_lengths(prompts.slots, prompts.contexts)
+
+    def _prefill_by_graphs(self, first: int, request: Request, context: int) -> Prefill:
+        """Prefill one long prompt, yielding after each layer; every few layers are a graph with padded inputs."""
+        length = round_up(context + 1, LONG_PREFILL_STEP) - 1
+        slots, lengths = begin_slots(self.layers, self.cache, first, [context])
+        self.slot.copy_(slots)
+        self.filled.copy_(self.cache.prefix_length + lengths)
+        x, y = self.hidden_states[:, : length + 1]
+        [embedded] = self.layers.embed([request])
+        x[:context], x[context:length], x[length] = embedded[:-1], 0, embedded[-1]
+        for start in range(0, len(self.layers), LAYERS_PER_GRAPH):
+            stop = min(start + LAYERS_PER_GRAPH, len(self.layers))
+            self.graphs.run(("layers", start, length), partial(self._run_layers, x, y, start, stop))
+            x, y = y, x
+            for _ in range(start, stop):
+                yield
+        self.cache.set_lengths(slots, lengths)
+        return self.layers.logits(x[-1:])
+
+    def _run_layers(self, x: torch.Tensor, y: torch.Tensor, start: int, stop: int) -> None:
+        """Run the layers from `start` to before `stop` on x [N, D], a padded context and its <sop>; fill y [N, D]."""
+        attend = self._make_prefill_attention(self.slot, self.filled, len(x) - 1)
+        y.copy_(self.layers.run(x, attend, start, stop))
 
     def _prefill_by_layers(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
         """Prefill prompts of any length, yielding after each layer."""

@@ -223,9 +223,11 @@ class Layers:
     def __len__(self) -> int:
         return len(self.weights.layers)
 
-    def iter_layers(self, x: torch.Tensor, attend: Attend) -> Iterator[torch.Tensor]:
-        """Run the layers on x [N, D]; yield the hidden states [N, D] after each layer."""
-        for index, layer in enumerate(self.weights.layers):
+    def iter_layers(
+        self, x: torch.Tensor, attend: Attend, start: int = 0, stop: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Run the layers from `start` to before `stop` on x [N, D]; yield the hidden states [N, D] after each layer."""
+        for index, layer in enumerate(self.weights.layers[start:stop], start):
             m = self._attention_block(layer, x, partial(attend, index))
             x = layer.to_h(layer.to_4h(m, gelu=True), residual=m, alpha=self.residual_scale)
             yield x
@@ -236,9 +238,9 @@ class Layers:
         context = attend(self._split_qkv(layer.query_key_value(h)))
         return layer.post_norm(layer.dense(context, residual=h, alpha=self.residual_scale))
 
-    def run(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Run all layers on x [N, D]; return the hidden states [N, D] after the last layer."""
-        return deque(self.iter_layers(x, attend), maxlen=1)[0]
+    def run(self, x: torch.Tensor, attend: Attend, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Run the layers from `start` to before `stop`, by default all, on x [N, D]; return the last hidden states."""
+        return deque(self.iter_layers(x, attend, start, stop), maxlen=1)[0]
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits [N, V], in the dtype of x [N, D], for x, the hidden states after the last layer."""

@@ -64,36 +64,36 @@ def _multiply(
         return launch(kind, x, weight, epilogue, out)
     if kind == "dense":
         return multiply_by_torch(kind, x, weight, epilogue, out)
-    return apply_epilogue(multiply_dequantized(kind, x, weight, epilogue.bias), epilogue, out)
+    return multiply_dequantized(kind, x, weight, epilogue, out)
 
 
 def multiply_dequantized(
-    kind: str, x: torch.Tensor, weight: tuple[torch.Tensor, ...], bias: torch.Tensor | None
+    kind: str,
+    x: torch.Tensor,
+    weight: tuple[torch.Tensor, ...],
+    epilogue: Epilogue,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return x @ weight.T + bias for a low-bit weight, which is dequantized tile by tile.
+    """Compute `multiply_int8` or `multiply_int4` by torch with a weight that is dequantized tile by tile.
 
     Args:
         kind: "int8" or "int4".
-        x: [B, I].
-        weight: the weight's tensors, in the order of the parameters of `multiply_int8` or `multiply_int4`.
-        bias: [O], or None.
+        weight: the weight's tensors, in the order of the parameters of these functions.
     """
     from .triton.launch import dequantize
 
     outputs, inputs = len(weight[0]), x.shape[1]
     height = min(outputs, max(1, MAX_DEQUANTIZED_ELEMENTS // inputs))
     workspace = x.new_empty(height, inputs)
-    product = x.new_empty(len(x), outputs) if height < outputs else None
+    if height == outputs:
+        return multiply_by_torch("dense", x, (dequantize(kind, weight, inputs, workspace),), epilogue, out)
+    product = x.new_empty(len(x), outputs)
     for start in range(0, outputs, height):
         tile = slice(start, start + height)
         parts = tuple(tensor[tile] for tensor in weight)
         dequantized = dequantize(kind, parts, inputs, workspace[: len(parts[0])])
-        y = F.linear(x, dequantized, None if bias is None else bias[tile])
-        if product is None:
-            return y
-        product[:, tile] = y
-    assert product is not None
-    return product
+        product[:, tile] = F.linear(x, dequantized, None if epilogue.bias is None else epilogue.bias[tile])
+    return apply_epilogue(product, epilogue, out)
 
 
 def multiply_by_torch(

@@ -17,7 +17,7 @@ DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: 
 # Columns per program of the split-K reduction.
 REDUCE_BLOCK = 256
 # Rows and columns of a weight that a program dequantizes.
-DEQUANTIZE_TILE = (16, 128)
+DEQUANTIZE_TILES = {"int8": (32, 128), "int4": (8, 128)}
 # Elements of a row per warp of layer norm.
 NORM_ELEMENTS_PER_WARP = 512
 
@@ -119,7 +119,7 @@ def launch_matmul(
 
 def dequantize(kind: str, weight: tuple[torch.Tensor, ...], inputs: int, out: torch.Tensor) -> torch.Tensor:
     """Fill `out` with a dequantized weight [O, I] of `kind` and return it."""
-    block_o, block_i = DEQUANTIZE_TILE
+    block_o, block_i = DEQUANTIZE_TILES[kind]
     block_i = limit_block_i(block_i, kind, inputs, weight)
     with torch.cuda.device_of(out):
         matmul.dequantize[(triton.cdiv(len(out), block_o), triton.cdiv(inputs, block_i))](

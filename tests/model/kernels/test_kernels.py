@@ -37,7 +37,7 @@ KINDS = {"dense": linear.multiply_dense, "int8": linear.multiply_int8, "int4": l
 BITS = {"int8": 8, "int4": 4}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # Relative error of rounding the result once; the 4-bit kernel for several rows also rounds the dequantized weight.
-ERROR = {torch.float32: 5e-6, torch.float16: 4e-4, torch.bfloat16: 6e-3}
+ERROR = {torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 6e-3}
 INT4_ERROR = 2e-5
 # Torch rounds the dequantized weight and after each operation; its 8-bit CPU kernel also rounds x to bfloat16.
 TORCH_ERROR = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
@@ -245,10 +245,9 @@ def test_weights_are_dequantized_in_tiles(
     kind: str, dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear, "MAX_DEQUANTIZED_ELEMENTS", limit)
-    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), 3, dtype)
-    expected = x.double().cpu() @ make_weight(kind, 37, 64, dtype)[1].T + epilogue.bias.double().cpu()
-    y = linear.multiply_dequantized(kind, x, weight_tensors, epilogue.bias)
-    assert relative_error(y, expected.float()) < TORCH_ERROR[dtype]
+    x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), 3, dtype)
+    y = linear.multiply_dequantized(kind, x, weight_tensors, epilogue)
+    assert relative_error(y, expected) < TORCH_ERROR[dtype]
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
