@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..kernels.linear import Linear
-from ..kernels.norm import layer_norm
+from ..kernels.norm import add_layer_norm, layer_norm
 from ..kernels.torch_ops import rotary_tables
 from .kv_cache import KVCache
 from .network import Network, have_hooks, language_model_modules, prefix_length, to_device
@@ -142,6 +142,10 @@ class LayerNorm:
         if x.is_cpu:
             return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
         return layer_norm(x, self.weight, self.bias, self.epsilon)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x + y, both [N, D], and its normalization."""
+        return add_layer_norm(x, y, self.weight, self.bias, self.epsilon)
 
 
 @dataclass(frozen=True)

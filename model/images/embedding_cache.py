@@ -17,6 +17,7 @@ from ..aliases import FormerAttribute
 from ..engine.cuda_graph import CudaGraphs
 from ..engine.network import Network, to_device
 from ..errors import ImageError
+from .encoder_layers import EncoderLayers, can_run
 from .preprocess import image_digest, load_image, preprocess
 
 T = TypeVar("T")
@@ -134,6 +135,7 @@ class GraphedImageEncoder:
         self.graphs = CudaGraphs()
         self.weights_pointer: int | None = None
         self.run = self._run_with_graph
+        self.encode_batch: Callable[[torch.Tensor], torch.Tensor] = network.encode_image
         self.pixels = self.embeddings = torch.empty(0)
 
     @torch.inference_mode()
@@ -156,7 +158,7 @@ class GraphedImageEncoder:
             self.run(count)
 
     def _fill_embeddings(self, count: int) -> None:
-        encoded = self.network.encode_image(self.pixels[:count])
+        encoded = self.encode_batch(self.pixels[:count])
         if not len(self.embeddings):
             self.embeddings = encoded.new_zeros(BATCH_BUCKETS[-1], *encoded.shape[1:])
         self.embeddings[:count] = encoded
@@ -170,6 +172,7 @@ class GraphedImageEncoder:
         size, device, dtype = self.network.image_size, self.network.device, self.network.dtype
         self.pixels = torch.zeros(BATCH_BUCKETS[-1], 3, size, size, device=device, dtype=dtype)
         self.embeddings = torch.empty(0)
+        self.encode_batch = EncoderLayers(self.network) if can_run(self.network) else self.network.encode_image
         self.weights_pointer = weights_pointer
 
 

@@ -54,7 +54,7 @@ def compiles(device: torch.device) -> bool:
         row = torch.ones(1, 16, device=device)
         with torch.cuda.device_of(row):
             sizes = {"COLUMNS": 16, "BLOCK": 16, "num_warps": 1}
-            layer_norm[(1,)](row, row[0], row[0], torch.empty_like(row), 1e-5, **sizes, **pdl_args(device))
+            layer_norm[(1,)](row, None, row[0], row[0], None, torch.empty_like(row), 1e-5, **sizes, **pdl_args(device))
     except Exception as error:  # Triton raises many kinds of errors, depending on which part is missing
         warnings.warn(f"Triton does not work here, so torch is used instead, which is slower: {error}", stacklevel=2)
         return False

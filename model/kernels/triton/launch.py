@@ -181,14 +181,22 @@ def view_as_pairs(x: torch.Tensor) -> torch.Tensor:
 
 
 def layer_norm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, out: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    out: torch.Tensor | None = None,
+    *,
+    added: torch.Tensor | None = None,
+    total: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Launch the layer norm of x [B, D]; see `model.kernels.norm.layer_norm`."""
+    """Launch the layer norm of x [B, D], or of x + added, which fills `total`; see `model.kernels.norm`."""
     rows, columns = x.shape
     block = triton.next_power_of_2(columns)
     warps = min(16, max(1, block // NORM_ELEMENTS_PER_WARP))
     y = out if out is not None and out.is_contiguous() else x.new_empty(rows, columns)
+    added = None if added is None else added.contiguous()
     sizes = {"COLUMNS": columns, "BLOCK": block, "num_warps": warps}
     with torch.cuda.device_of(x):
-        norm.layer_norm[(rows,)](x.contiguous(), weight, bias, y, eps, **sizes, **pdl_args(x.device))
+        norm.layer_norm[(rows,)](x.contiguous(), added, weight, bias, total, y, eps, **sizes, **pdl_args(x.device))
     return y if out is None or y is out else out.copy_(y)

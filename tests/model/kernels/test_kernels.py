@@ -287,6 +287,18 @@ def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
     assert torch.equal(out, y)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (5, 200), (norm.MAX_NORM_ROWS + 1, 32)])
+def test_layer_norm_of_a_sum(rows: int, columns: int, dtype: torch.dtype) -> None:
+    x, y, weight, bias = (
+        draw(*shape).to(dtype) for shape in ((rows, columns), (rows, columns), (columns,), (columns,))
+    )
+    total, normalized = norm.add_layer_norm(x, y, weight, bias, 1e-5)
+    assert torch.equal(total, x + y)
+    expected = F.layer_norm(total.double(), (columns,), weight.double(), bias.double(), 1e-5)
+    assert relative_error(normalized, expected.float().cpu()) < ERROR[dtype]
+
+
 @pytest.mark.parametrize("rows", [1, 2, *ROW_BUCKETS])
 @pytest.mark.parametrize(("outputs", "inputs"), [*FULL_SIZE, *SHAPES])
 @pytest.mark.parametrize("kind", KINDS)
