@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.full_size import Source, add_model_arguments
+from benchmarks.full_size import FULL_SIZE, Source, add_model_arguments
 from benchmarks.parts.machine import describe_machine, min_int, name_gpu
 from model import SatChatModel
 from model.command_line import ArgumentParser, run_program
@@ -111,7 +111,8 @@ def main() -> None:
         folder = Path(name)
         path = write_questions(folder, options.count)
         some = folder / "some.json"
-        some.write_text("".join(path.open(encoding="utf-8").readlines()[: 2 * options.max_batch]), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        some.write_text("".join(lines[: 2 * options.max_batch]), encoding="utf-8")
         seconds = []
         for number, questions in enumerate((some, path)):
             output = folder / str(number)
@@ -119,7 +120,8 @@ def main() -> None:
             # With an empty image cache, and with the tokenizer of real text.
             fresh = SatChatModel(model.network, model.tokenizer.tokenizer)
             seconds.append(evaluate(fresh, questions, output, options.max_batch))
-    print(f"{describe_machine(name_gpu(source.device))}, {options.from_pretrained}, at most {MAX_NEW_TOKENS} tokens\n")
+    model_name = options.from_pretrained or FULL_SIZE
+    print(f"{describe_machine(name_gpu(source.device))}, {model_name}, at most {MAX_NEW_TOKENS} tokens\n")
     print("| questions | seconds | questions/s | target |\n|---|---|---|---|")
     target = f"at most {TARGET_S:g}" if options.count == 3000 and source.is_full_size else ""
     print(f"| {options.count:,} | {seconds[-1]:.1f} | {options.count / seconds[-1]:.0f} | {target} |")

@@ -136,6 +136,13 @@ def test_bulk_compares_the_program_with_chat_batch() -> None:
 
 
 @pytest.mark.slow
+def test_evaluation_answers_every_question() -> None:
+    few = ["--device", "cpu", "--from_pretrained", "visualglm-tiny", "--count", "6", "--max-batch", "2"]
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.evaluation", *few))}
+    assert float(rows["6"][0]) > 0
+
+
+@pytest.mark.slow
 def test_http_overhead_compares_with_the_engine() -> None:
     few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
     rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.http_overhead", *few))}
