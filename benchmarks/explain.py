@@ -170,7 +170,7 @@ class ExplainBenchmark:
         return [str(answer) for answer in self.model.answer_batch(questions, config)]
 
     def peak(self, language: str) -> tuple[float, str]:
-        """Return the percentage of maps whose peak lies in the thing, and that of each kind of question."""
+        """Return the share of maps with their peak in the thing, in percent: of all, and of each kind of question."""
         cases = self.cases(language)
         hits = {kind: [self.is_hit(one) for one in cases if one.case.example.kind == kind] for kind in QUESTION_KINDS}
         by_kind = ", ".join(f"{kind} {100 * statistics.mean(each):.1f}" for kind, each in hits.items() if each)

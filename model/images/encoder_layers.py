@@ -105,9 +105,9 @@ def collect_layers(transformer: Any, bind: Callable[[Any], Linear]) -> list[Enco
 
 
 def can_run(network: Network) -> bool:
-    """Return whether `EncoderLayers` computes what the network's image encoder does.
+    """Return whether `EncoderLayers` may replace the network's image encoder.
 
-    That is not so in training, with a hook of torch, with a mixin of the user, or with another encoder.
+    It may not in training, with a hook of torch, with a mixin of the user, or with another encoder.
     """
     encoder: Any = network.vision_encoder
     parts = [encoder, *(getattr(encoder, name, None) for name in ("vit", "qformer"))]
