@@ -112,6 +112,11 @@ def replace_unlimited(instead: int | None, schema: Any) -> BeforeValidator:
     return BeforeValidator(replace, json_schema_input_type=schema | Literal[UNLIMITED] | None)
 
 
+def reject_boolean(value: Any) -> Any:
+    """Convert a boolean to a string, which no number equals: Python's True equals 1."""
+    return str(value) if isinstance(value, bool) else value
+
+
 def to_stop_list(value: Any) -> Any:
     """Convert a single stop string to a list."""
     return [value] if isinstance(value, str) else value
@@ -203,7 +208,9 @@ class NativeRequest(SamplingParameters):
     )
     history: History = None
     max_new_tokens: MaxTokens = None
-    num_beams: Literal[1] | None = Field(None, description="only 1: beam search is not supported")
+    num_beams: Annotated[Literal[1] | None, BeforeValidator(reject_boolean)] = Field(
+        None, description="only 1: beam search is not supported"
+    )
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is generated")
 
     @model_validator(mode="before")

@@ -83,6 +83,12 @@ def test_an_integer_may_be_written_as_a_float(client):
     assert ask(client, image=SCENE_BASE64, text=DESCRIBE, top_k=1.0, num_beams=1)["response"] == DESCRIPTION
 
 
+def test_true_is_no_number_of_beams(client):
+    response = client.post("/", json={"text": DESCRIBE, "num_beams": True})
+    assert response.status_code == 400
+    assert "num_beams" in response.json()["error"]
+
+
 def test_other_keys_and_content_types_are_accepted(client):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
         content = f'\ufeff{{"text":"{DESCRIBE}","image":"{SCENE_BASE64}","temperature":0,"uid":"User"}}'
