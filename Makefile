@@ -24,7 +24,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 # Triton runs a GPU's kernels on a CPU, by numpy. It has a folder of its own: what is tested without it must not see it.
 TRITON := $(VENV)/triton
 TRITON_VERSION := 3.9.0
-KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py kernels/test_compilation.py engine/test_gpu_attention.py engine/test_sampler.py)
+KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py kernels/test_compilation.py engine/test_gpu_attention.py engine/test_long_prefill.py engine/test_sampler.py)
 # Only files with one of these words have slow tests; collecting the others takes as long as many of these tests.
 SLOW_MARKS := mark\.slow|BROWSER_TESTS
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png

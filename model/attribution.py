@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .images.encoder_layers import count_heads
+
 SMOOTHING = 3  # side of the mean filter, in patches
 RADIUS_FRACTIONS = (1 / 8, 3 / 16)  # radii of covered squares, as fractions of the grid's side
 FALLOFF = 0.8  # standard deviation of a peak's weight, as a fraction of the radius
@@ -67,7 +69,7 @@ class CrossAttentionRecord:
     """
 
     def __init__(self, layer: Any) -> None:
-        self.heads = int(getattr(layer, "heads", 0) or layer.num_attention_heads)
+        self.heads = count_heads(layer)
         self.tensors: dict[str, torch.Tensor] = {}
         self.thread = threading.get_ident()  # other threads may encode images meanwhile
         self.handles = [
