@@ -23,7 +23,7 @@ BROWSER_TESTS = [
 ]
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to save screenshots
 ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream"]  # a camera for pages that may use it
-PATIENCE_MS = 20_000
+PATIENCE_MS = 30_000
 READY = "#app #visualglm[data-ready]"  # the parts are built, and Gradio has mounted the page
 RUNNING = "#log .answer[data-status=running]"
 
@@ -82,10 +82,10 @@ class Person:
 
     def sees(self, text: str, where: str = "body") -> None:
         """Wait until `text` is visible."""
-        self.locates(where).to_contain_text(text, timeout=PATIENCE_MS)
+        self.locates(where).to_contain_text(text)
 
     def sees_no(self, text: str, where: str = "body") -> None:
-        self.locates(where).not_to_contain_text(text, timeout=PATIENCE_MS)
+        self.locates(where).not_to_contain_text(text)
 
     def asks(self, question: str) -> None:
         """Ask a question as soon as no answer is being generated."""
@@ -93,11 +93,11 @@ class Person:
         field = self.page.locator("#question")
         field.fill(question)
         field.press("Enter")
-        self.locates("#question").to_have_value("", timeout=PATIENCE_MS)
+        self.locates("#question").to_have_value("")
 
     def waits(self) -> None:
         """Wait until no answer is being generated."""
-        self.locates(RUNNING).to_have_count(0, timeout=PATIENCE_MS)
+        self.locates(RUNNING).to_have_count(0)
 
     def asks_and_sees(self, question: str, answer: str) -> None:
         self.asks(question)
@@ -142,6 +142,7 @@ class Person:
 def chromium() -> Iterator[Any]:
     """The browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
+    playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser import BROWSER_TESTS, Person
+from tests.helpers.browser import BROWSER_TESTS, Person, wait_until
 from tests.helpers.cli_program import SCENE
 
 pytestmark = BROWSER_TESTS
@@ -80,11 +80,11 @@ def test_text_is_copied_as_it_was_written(enter: Any) -> None:
     person.page.get_by_role("button", name="Copied").wait_for()
     assert person.page.evaluate(read) == SPACED.removeprefix("say ")
     person.acts("copy-question")
-    person.page.wait_for_function(f"async () => (await {read}).startsWith('say')")
+    wait_until(person.page, f"(await {read}).startsWith('say')")
     assert person.page.evaluate(read) == SPACED
     person.page.locator("#log .answer .text").evaluate("(node) => getSelection().selectAllChildren(node)")
     person.page.keyboard.press("Control+C")
-    person.page.wait_for_function(f"async () => (await {read}).startsWith('two')")
+    wait_until(person.page, f"(await {read}).startsWith('two')")
     assert person.page.evaluate(read) == SPACED.removeprefix("say ")
 
 
@@ -193,12 +193,8 @@ def test_scrolling_up_while_an_answer_grows_is_left_alone(enter: Any) -> None:
     person.keeps("scrolled_up")
     person.clicks("To the newest")
     person.waits()
-    person.page.wait_for_function(
-        """() => {
-            const { scrollHeight, clientHeight, scrollTop } = document.getElementById("log");
-            return scrollHeight - clientHeight - scrollTop < 2;
-        }"""
-    )
+    log = "document.getElementById('log')"
+    wait_until(person.page, f"{log}.scrollHeight - {log}.clientHeight - {log}.scrollTop < 2")
     assert not person.page.get_by_role("button", name="To the newest").is_visible()
 
 
@@ -305,7 +301,7 @@ def test_follow_up_questions_are_asked_by_a_click(person: Person) -> None:
     assert question not in texts(person, "#log .follow-up")
     assert person.page.evaluate("document.activeElement !== document.body")
     person.page.locator("#language").click()
-    person.page.wait_for_function("() => /[一-龥]/.test(document.querySelector('#log .follow-up').textContent)")
+    wait_until(person.page, "/[一-龥]/.test(document.querySelector('#log .follow-up')?.textContent)")
 
 
 def test_only_the_growing_answer_is_drawn(person: Person) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.helpers.browser import BROWSER_TESTS, chromium as chromium, enter as enter, page_url as page_url
+from tests.helpers.browser import BROWSER_TESTS, chromium as chromium, enter as enter, page_url as page_url, wait_until
 from tests.helpers.page_images import (
     PHONE,
     ask,
@@ -24,13 +24,18 @@ from tests.helpers.page_images import (
 pytestmark = BROWSER_TESTS
 
 
+def wait_for_viewer(page: Any) -> None:
+    """Wait until the viewer shows the image at its size."""
+    expect(page.locator(".viewer-layer img")).to_be_visible()
+    wait_until(page, "document.querySelector('.viewer-layer').offsetWidth > 100")
+
+
 def open_viewer(page: Any) -> Any:
     give(page)
     page.locator(".image-enlarge").click()
     stage = page.locator(".viewer-stage")
     expect(stage).to_be_focused()
-    expect(page.locator(".viewer-layer img")).to_be_visible()
-    page.wait_for_function("document.querySelector('.viewer-layer').offsetWidth > 100")
+    wait_for_viewer(page)
     return stage
 
 
@@ -49,7 +54,7 @@ def test_the_viewer_zooms_by_keys_buttons_and_wheel(page: Any) -> None:
     assert after_button > after_key
     stage.hover()
     page.mouse.wheel(0, -300)
-    page.wait_for_function(f"parseInt(document.querySelector('.viewer-zoom').textContent) > {after_button}")
+    wait_until(page, f"parseInt(document.querySelector('.viewer-zoom').textContent) > {after_button}")
     page.get_by_role("button", name="Fit").click()
     assert zoom_of(page) == 100
 
@@ -75,7 +80,7 @@ def test_two_fingers_zoom(open_page: Any) -> None:
     page = open_page(**PHONE)
     give(page)
     page.locator(".image-enlarge").tap()
-    page.wait_for_function("document.querySelector('.viewer-layer').offsetWidth > 100")
+    wait_for_viewer(page)
     touch = page.context.new_cdp_session(page)
     for kind, distance in [("touchStart", 40), ("touchMove", 80), ("touchMove", 120), ("touchEnd", 0)]:
         points = (
@@ -112,7 +117,7 @@ def test_a_part_is_selected_with_the_keyboard_and_starts_a_conversation(page: An
     ask(page)
     former = state(page, "app.conversation.id")
     page.get_by_role("button", name="Ask about a part").press("Enter")
-    page.wait_for_function("document.querySelector('.viewer-layer').offsetWidth > 100")
+    wait_for_viewer(page)
     for key in ["ArrowLeft", "Shift+ArrowRight", "Enter"]:
         page.keyboard.press(key)
     page.get_by_role("dialog").get_by_role("button", name="Start new conversation").press("Enter")
@@ -125,7 +130,7 @@ def test_a_part_is_drawn_with_a_finger(open_page: Any) -> None:
     page = open_page(**PHONE)
     give(page)
     page.get_by_role("button", name="Ask about a part").tap()
-    page.wait_for_function("document.querySelector('.viewer-layer').offsetWidth > 100")
+    wait_for_viewer(page)
     box = page.locator(".viewer-layer img").bounding_box()
     touch = page.context.new_cdp_session(page)
     for kind, share in [("touchStart", 0.02), ("touchMove", 0.1), ("touchMove", 0.2), ("touchEnd", None)]:
