@@ -69,8 +69,32 @@ def apply_stop_strings(chunks: Iterator[StreamChunk], stop_strings: Sequence[str
             yield replace(chunk, text=text)
 
 
+def explain_at_end(
+    chunks: Iterator[StreamChunk], explain: Callable[[str, Usage | None], None]
+) -> Iterator[StreamChunk]:
+    """Yield the chunks; call `explain` with the text and the usage of the answer before its end is yielded.
+
+    The text is complete before, so that a client can read it meanwhile. The answer is closed, so that the engine does
+    not continue an answer that a stop string has ended.
+    """
+    generator: Any = chunks
+    text = ""
+    with closing(generator):
+        for chunk in chunks:
+            text += chunk.text
+            if chunk.finish_reason is None:
+                yield chunk
+                continue
+            yield replace(chunk, finish_reason=None)
+            generator.close()
+            explain(text, chunk.usage)
+            yield replace(chunk, text="", logprobs=())
+            return
+
+
 EVENT_INTERVAL_S = 0.02
 ChunkSource = Callable[[], Iterator[StreamChunk]]
+ExplainFunction = Callable[[str, Usage | None, Callable[[], bool]], dict[str, Any] | None]
 
 
 class GenerationTask:
@@ -81,6 +105,8 @@ class GenerationTask:
         sources: each starts an answer; closing the iterator that it returns cancels the answer.
         permits: one for each answer, released when its thread ends.
         stop_strings: strings before which each answer ends.
+        explain: explains the only answer, given its text, its usage, and a function that tells whether it is cancelled;
+            None if no explanation is requested.
         streamed: whether the client receives the answer while it is generated.
         deadline: event-loop time at which the answers time out.
     """
@@ -92,6 +118,7 @@ class GenerationTask:
         permits: Sequence[Permit],
         stop_strings: Sequence[str] = (),
         *,
+        explain: ExplainFunction | None = None,
         streamed: bool,
         deadline: float,
     ) -> None:
@@ -100,6 +127,9 @@ class GenerationTask:
         self.usages: list[Usage | None] = [None] * len(sources)  # the latest usage of each answer
         self.cancelled = False
         self.deadline = deadline
+        self.explanation: dict[str, Any] | None = None  # set before the last chunk, as JSON values
+        self.explanation_s: float | None = None  # its duration
+        self._explain_answer = explain
         self._stop_strings = stop_strings
         self._streamed = streamed
         self._open: dict[int, Any] = {}
@@ -174,7 +204,7 @@ class GenerationTask:
             with contextlib.closing(answer):
                 if self.cancelled:  # before the answer could be closed
                     return
-                for chunk in apply_stop_strings(answer, self._stop_strings) if self._stop_strings else answer:
+                for chunk in self._process(answer):
                     if self.cancelled:
                         return
                     self._enqueue(index, chunk)
@@ -184,6 +214,21 @@ class GenerationTask:
             self._open.pop(index, None)
             with contextlib.suppress(RuntimeError):  # the event loop is closed, and permits no longer matter
                 self._loop.call_soon_threadsafe(permit.release)
+
+    def _process(self, answer: Iterator[StreamChunk]) -> Iterator[StreamChunk]:
+        """Return the chunks of an answer, up to a stop string, with the explanation before the last chunk."""
+        if self._stop_strings:
+            answer = apply_stop_strings(answer, self._stop_strings)
+        return answer if self._explain_answer is None else explain_at_end(answer, self._explain)
+
+    def _explain(self, text: str, usage: Usage | None) -> None:
+        assert self._explain_answer is not None
+        if self.cancelled:
+            return
+        started = time.perf_counter()
+        self.explanation = self._explain_answer(text, usage, lambda: self.cancelled)
+        if self.explanation is not None:
+            self.explanation_s = time.perf_counter() - started
 
     def _enqueue(self, index: int, item: StreamChunk | Exception) -> None:
         """Queue a chunk or error for the event loop; wake it at the end and, if streamed, for the first chunk."""

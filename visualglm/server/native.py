@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -37,21 +38,21 @@ def make_router(service: Service) -> APIRouter:
         question = to_question(body, service)
         if body.stream:
             return await answer_streamed(request, service, question, partial(format_events, body))
-        (chunk,) = await answer_complete(request, service, question)
-        return JSONResponse(answer_body(body, chunk.text))
+        (chunk,), explanation = await answer_complete(request, service, question)
+        return JSONResponse(answer_body(body, chunk.text, explanation))
 
     return router
 
 
 async def format_events(
-    body: NativeRequest, chunks: AsyncIterator[ChunkBatch], _: GenerationTask
+    body: NativeRequest, chunks: AsyncIterator[ChunkBatch], task: GenerationTask
 ) -> AsyncGenerator[bytes, None]:
     """Yield an event for each chunk, then one with the complete answer."""
     text = ""
     async for ((_index, chunk),) in chunks:
         text += chunk.text
         yield format_event({"delta": chunk.text})
-    yield format_event(answer_body(body, text))
+    yield format_event(answer_body(body, text, task.explanation))
 
 
 def to_question(body: NativeRequest, service: Service) -> Question:
@@ -64,10 +65,11 @@ def to_question(body: NativeRequest, service: Service) -> Question:
     config = service.choose_config(**{name: getattr(body, name) for name in (*SETTINGS, "max_new_tokens")})
     image = ImageSource(body.image) if body.image else None
     body.image = None
-    return Question(body.text, turns, image, [config], streamed=bool(body.stream))
+    return Question(body.text, turns, image, [config], streamed=bool(body.stream), explain=body.explain or False)
 
 
-def answer_body(body: NativeRequest, text: str) -> dict[str, object]:
-    """Return the response body in the original's format."""
+def answer_body(body: NativeRequest, text: str, explanation: dict[str, Any] | None) -> dict[str, object]:
+    """Return the response body in the original's format, with the explanation if the request asks for it."""
     history = [*([turn.question, turn.answer] for turn in to_turns(body.history)), [body.text, text]]
-    return {"response": text, "result": text, "history": history, "status": 200, "time": local_time()}
+    answer = {"response": text, "result": text, "history": history, "status": 200, "time": local_time()}
+    return answer | ({"explanation": explanation} if body.explain else {})

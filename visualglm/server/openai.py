@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,14 +46,15 @@ class ResponseEnvelope:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def completion(self, chunks: Sequence[StreamChunk], with_logprobs: bool) -> dict[str, Any]:
-        """Return the response body with the complete answers."""
+    def completion(self, chunks: Sequence[StreamChunk], with_logprobs: bool, more: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the response body with the complete answers; `more` are further fields of each."""
         choices = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": chunk.text, "refusal": None},
                 "logprobs": format_logprobs(chunk.logprobs) if with_logprobs else None,
                 "finish_reason": chunk.finish_reason,
+                **more,
             }
             for index, chunk in enumerate(chunks)
         ]
@@ -66,10 +67,17 @@ class ResponseEnvelope:
         delta: dict[str, Any],
         finish_reason: str | None = None,
         logprobs: dict[str, Any] | None = None,
+        explanation: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> bytes:
-        """Return the event for a chunk of one answer."""
+        """Return the event for a chunk of one answer.
+
+        Args:
+            explanation: the field `explanation` of the choice; None or empty without it.
+            more: further fields of the event.
+        """
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        choice |= explanation or {}
         return format_event({**self._envelope("chat.completion.chunk"), "choices": [choice], **more})
 
     def split_around_text(self, index: int, **more: Any) -> tuple[bytes, bytes]:
@@ -83,6 +91,11 @@ class ResponseEnvelope:
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def explanation_field(body: CompletionRequest, explanation: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the field of a choice that holds the explanation, if the request asks for it."""
+    return {"explanation": explanation} if body.explain else {}
 
 
 def format_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
@@ -145,8 +158,8 @@ def make_router(service: Service) -> APIRouter:
         envelope = ResponseEnvelope(name)
         if body.stream:
             return await answer_streamed(request, service, question, partial(format_events, envelope, body))
-        answers = await answer_complete(request, service, question)
-        return JSONResponse(envelope.completion(answers, bool(body.logprobs)))
+        answers, explanation = await answer_complete(request, service, question)
+        return JSONResponse(envelope.completion(answers, bool(body.logprobs), explanation_field(body, explanation)))
 
     return router
 
@@ -174,7 +187,8 @@ async def format_events(
                 before, after = around[index]
                 yield before + encode_json(chunk.text).encode() + after
             if chunk.finish_reason is not None:
-                yield envelope.chunk(index, {}, chunk.finish_reason, **more)
+                explanation = explanation_field(body, task.explanation)
+                yield envelope.chunk(index, {}, chunk.finish_reason, explanation=explanation, **more)
     if with_usage:
         yield envelope.usage_chunk(task.usages)
     yield DONE_EVENT
@@ -194,7 +208,8 @@ def to_question(body: CompletionRequest, service: Service) -> Question:
     del url
     stop_strings = body.stop or []
     check_characters(stop_strings)
-    return Question(text, turns, image, choose_configs(body, service), stop_strings, bool(body.stream))
+    configs = choose_configs(body, service)
+    return Question(text, turns, image, configs, stop_strings, bool(body.stream), body.explain or False)
 
 
 def check_model(requested: str, served: str) -> None:

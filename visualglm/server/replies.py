@@ -102,8 +102,10 @@ def describe_event_stream(description: str) -> dict[int | str, dict[str, object]
     return {200: {"description": description, "content": {"text/event-stream": {"schema": schema}}}}
 
 
-async def answer_complete(request: Request, service: Service, question: Question) -> list[StreamChunk]:
-    """Generate the answers to a question; return each as one chunk with its complete text.
+async def answer_complete(
+    request: Request, service: Service, question: Question
+) -> tuple[list[StreamChunk], dict[str, Any] | None]:
+    """Generate the answers to a question; return each as one chunk with its complete text, and the explanation.
 
     Raises:
         ClientDisconnected: the client disconnected; generation is cancelled.
@@ -117,7 +119,7 @@ async def answer_complete(request: Request, service: Service, question: Question
     finally:
         service.finish(task, question, record, [answer.text for answer in answers])
     record.finish_reasons = [str(answer.finish_reason) for answer in answers]
-    return answers
+    return answers, task.explanation
 
 
 async def answer_streamed(

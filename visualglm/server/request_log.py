@@ -33,6 +33,7 @@ class RequestRecord:
         key: number of the API key, counted from 1; never the key itself.
         picture: whether the request has an image.
         prompt_tokens, answer_tokens: sums over all answers of the request.
+        explanation_s: seconds that the explanation took, with its time in the queue; None without one.
     """
 
     id: str
@@ -49,6 +50,7 @@ class RequestRecord:
     answer_tokens: int = 0
     dropped_turns: int = 0
     first_token_s: float | None = None
+    explanation_s: float | None = None
     finish_reasons: list[str] = field(default_factory=list)
     error: str | None = None
     text: dict[str, Any] | None = None
@@ -165,6 +167,9 @@ class Metrics:
         self.token = self._histogram(
             "visualglm_time_per_token_seconds", "Mean of an answer's tokens", TOKEN_TIME_BUCKETS
         )
+        self.explanation = self._histogram(
+            "visualglm_explanation_seconds", "Time of an explanation, queueing included", TIME_BUCKETS
+        )
         for name, text, count in (
             ("visualglm_answers", "Admitted answers", running),
             ("visualglm_queue", "Answers that wait for their first token", waiting),
@@ -192,6 +197,10 @@ class Metrics:
         self.first.observe(first_s)
         if token_s is not None:
             self.token.observe(token_s)
+
+    def observe_explanation(self, seconds: float) -> None:
+        """Count an explanation, and record its duration."""
+        self.explanation.observe(seconds)
 
     def export(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

@@ -19,6 +19,7 @@ from pydantic import (
 from model.engine.config import MAX_SEED, RANGES
 
 from .api_errors import ApiError
+from .explanation_schemas import Explain, ExplanationInfo
 from .messages import Message
 
 IMAGE_NAMES = frozenset(
@@ -212,6 +213,7 @@ class NativeRequest(SamplingParameters):
         None, description="only 1: beam search is not supported"
     )
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is generated")
+    explain: Explain = None
 
     @model_validator(mode="before")
     @classmethod
@@ -223,13 +225,17 @@ class NativeRequest(SamplingParameters):
 
 
 class NativeAnswer(BaseModel):
-    """An answer in the original's format; `response` and `result` are equal."""
+    """An answer in the original's format; `response` and `result` are equal.
+
+    `explanation` is present if the request asks for it, and null for an answer that is empty or too long.
+    """
 
     response: str
     result: str
     history: list[TurnPair]
     status: int
     time: str
+    explanation: ExplanationInfo | None = None
 
 
 class NativeError(BaseModel):
@@ -255,7 +261,7 @@ class StreamOptions(StrictModel):
 class CompletionRequest(SamplingParameters):
     """A request for chat completions. Parameters that are not listed are rejected, not ignored.
 
-    Extensions of the protocol: `top_k`, `repetition_penalty`, `min_length` and `max_length`.
+    Extensions of the protocol: `top_k`, `repetition_penalty`, `min_length`, `max_length` and `explain`.
     """
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -276,6 +282,7 @@ class CompletionRequest(SamplingParameters):
     top_logprobs: Annotated[StrictInteger | None, bounds_of("top_logprobs")] = Field(
         None, description="with logprobs, most likely tokens to return for each token, with their log-probabilities"
     )
+    explain: Explain = None
     user: str | None = Field(None, description="no effect")
 
 
@@ -320,12 +327,16 @@ class AnswerLogprobs(BaseModel):
 
 
 class Choice(BaseModel):
-    """One answer."""
+    """One answer.
+
+    `explanation` is present if the request asks for it, and null for an answer that is empty or too long.
+    """
 
     index: int
     message: Answer
     logprobs: AnswerLogprobs | None = None
     finish_reason: Literal["stop", "length"]
+    explanation: ExplanationInfo | None = None
 
 
 class Completion(BaseModel):

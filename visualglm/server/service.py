@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
-from model import ENGLISH, ChatModel, Conversation, GenerationConfig, SettingError, Turn
+from model import ENGLISH, ChatModel, Conversation, GenerationConfig, SettingError, Turn, Usage
 from model.chat_model import demo_config
 from model.prompt import question_language
 
 from ..body_budget import BodyBudget
+from ..explanations import Explainer, can_explain, describe_explanation
 from ..image_reader import ImageReader, ImageSource
 from .admission import ConcurrencyLimiter, Permit
 from .api_errors import OVERLOADED, ApiError, internal_error, timeout_error, to_api_error
@@ -30,6 +32,7 @@ class Question:
         image: as the request gave it, or None; it can be read once.
         configs: generation settings of each answer.
         stop_strings: strings before which an answer ends.
+        explain: whether to explain the answer; "tokens" also gives a map for each token.
     """
 
     text: str
@@ -38,6 +41,7 @@ class Question:
     configs: Sequence[GenerationConfig]
     stop_strings: Sequence[str] = ()
     streamed: bool = False
+    explain: bool | Literal["tokens"] = False
 
 
 class Service:
@@ -60,6 +64,7 @@ class Service:
             max_images=settings.max_concurrent_answers,
             seconds=settings.decode_timeout,
         )
+        self.explainer = Explainer()
         # A permit is released slightly before its thread is idle, so there are more threads than permits.
         self.pool = ThreadPoolExecutor(settings.max_concurrent_answers + settings.max_batch, "answer")
         self.active: set[GenerationTask] = set()
@@ -103,6 +108,26 @@ class Service:
             raise ApiError(400, "The question is empty. Ask a question, even about an image.", code="empty_question")
         check_characters([text, *(part for turn in turns for part in (turn.question, turn.answer))])
 
+    def check_explanation(self, question: Question) -> None:
+        """Check that the answer to a question can be explained.
+
+        Raises:
+            ApiError: 400, explanations are not allowed, or there is no image, or more than one answer.
+        """
+        if not self.settings.allow_explain:
+            reason = (
+                "This server does not explain answers. Leave explain out, or start the server with --allow-explain."
+            )
+        elif not can_explain(self.model):
+            reason = "The model of this server cannot explain answers. Leave explain out."
+        elif question.image is None:
+            reason = "explain needs an image: it shows which part of it decides the answer. Send one, or leave it out."
+        elif len(question.configs) > 1:
+            reason = f"explain needs a single answer, and n is {len(question.configs)}. Leave one of them out."
+        else:
+            return
+        raise ApiError(400, reason, code="invalid_value", param="explain")
+
     async def start(self, question: Question, record: RequestRecord) -> GenerationTask:
         """Acquire permits for the answers, decode the image, and start generation.
 
@@ -111,6 +136,8 @@ class Service:
             VisualGLMError: the image cannot be used.
         """
         self.check_question(question.text, question.turns)
+        if question.explain:
+            self.check_explanation(question)
         record.answers, record.streamed = len(question.configs), question.streamed
         record.picture = question.image is not None
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout
@@ -143,10 +170,33 @@ class Service:
         stream = partial(self.model.stream_answer, conversation, question.text, min_interval_s=min_interval_s)
         sources: list[ChunkSource] = [partial(stream, config) for config in question.configs]
         task = GenerationTask(
-            self.pool, sources, permits, question.stop_strings, streamed=question.streamed, deadline=deadline
+            self.pool,
+            sources,
+            permits,
+            question.stop_strings,
+            explain=partial(self._explain, question, conversation) if question.explain else None,
+            streamed=question.streamed,
+            deadline=deadline,
         )
         self.active.add(task)
         return task
+
+    def _explain(
+        self,
+        question: Question,
+        conversation: Conversation,
+        answer: str,
+        usage: Usage | None,
+        is_cancelled: Callable[[], bool],
+    ) -> dict[str, Any] | None:
+        """Explain an answer, in its thread, after the same turns as it was generated; return JSON values."""
+        assert self.model is not None
+        turns = conversation.turns[usage.dropped_turns if usage else 0 :]
+        kept = Conversation(conversation.image, turns, conversation.language)
+        explanation = self.explainer.explain(self.model, kept, question.text, answer, is_cancelled)
+        if explanation is None:
+            return None
+        return describe_explanation(explanation, with_token_maps=question.explain == "tokens")
 
     def finish(self, task: GenerationTask, question: Question, record: RequestRecord, texts: Sequence[str]) -> None:
         """Record the usage of a request's answers; cancel answers that are still running."""
@@ -157,6 +207,9 @@ class Service:
         record.prompt_tokens = sum(usage.prompt_tokens for usage in usages)
         record.answer_tokens = sum(usage.answer_tokens for usage in usages)
         record.dropped_turns = max((usage.dropped_turns for usage in usages), default=0)
+        if task.explanation_s is not None:
+            record.explanation_s = round(task.explanation_s, 4)
+            self.metrics.observe_explanation(task.explanation_s)
         self.metrics.count_tokens(record.prompt_tokens, record.answer_tokens)
         for usage in usages:
             later = usage.answer_tokens - 1

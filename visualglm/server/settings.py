@@ -73,6 +73,7 @@ class Settings:
     allowed_image_domains: tuple[str, ...] = setting((), "with --allow-image-urls, the only domains to read from")
     allowed_image_ports: tuple[str, ...] = setting((), "with --allow-image-urls, ports besides 80 and 443 to read from")
     image_url_timeout: float = setting(10.0, "seconds for downloading an image", minimum=0.01)
+    allow_explain: bool = setting(False, "explain answers whose requests ask for it: which part of the image decides")
     shutdown_timeout: float = setting(60.0, "seconds for running answers to end at shutdown", minimum=0)
     log_text: bool = setting(False, "write questions and answers to the log")
 
