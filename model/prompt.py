@@ -443,3 +443,43 @@ def parse_pair(pair: Any) -> Turn:
     if len(pair) != 2:
         raise QuestionError(f"It has {len(pair)} parts, not two.")
     return Turn(*pair)
+
+
+def content_image(part: Mapping[str, Any]) -> Any:
+    """Return the image of a content part, in any form; None if the part only marks its place."""
+    keys = ("image", "url", "path", "base64", "image_url")
+    source = next((part[key] for key in keys if part.get(key) is not None), None)
+    return source.get("url") if isinstance(source, Mapping) else source
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Turn], str, str | None, list[Any]]:
+    """Convert messages whose contents may be lists of parts, as transformers has them.
+
+    A system message is put before the first question. The parts of a content are texts, joined by line breaks, and
+    images.
+
+    Returns:
+        the earlier turns, the last question, its answer or None, and the images; None for an image given elsewhere.
+
+    Raises:
+        QuestionError: the messages are no alternating questions and answers.
+    """
+    opening: list[tuple[Any, str]] = []
+    dialog: list[tuple[Any, str]] = []
+    images: list[Any] = []
+    for message in messages:
+        content = message.get("content")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())
+        text = "\n".join(require_text(part.get("text"), "content") for part in parts if part.get("type") == "text")
+        images += [content_image(part) for part in parts if part.get("type") in ("image", "image_url")]
+        (opening if message.get("role") in ("system", "developer") else dialog).append((message.get("role"), text))
+    roles = [role for role, _ in dialog]
+    if not dialog or roles != (["user", "assistant"] * len(dialog))[: len(dialog)]:
+        raise QuestionError("The messages are no alternating questions and answers that begin with a question.")
+    texts = [text for _, text in dialog]
+    texts[0] = "\n".join([*(text for _, text in opening), texts[0]])
+    answer = texts.pop() if len(texts) % 2 == 0 else None
+    turns = [Turn(*pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
+    if len(images) > 1:
+        raise QuestionError(f"The messages contain {len(images)} images; the model sees one image per conversation.")
+    return turns, texts[-1], answer, images

@@ -5,6 +5,7 @@ Importing this package registers its classes with transformers' AutoConfig, Auto
 
 from typing import TYPE_CHECKING, Any
 
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from .configuration_chatglm import ChatGLMConfig
@@ -12,6 +13,8 @@ from .tokenization_chatglm import ChatGLMTokenizer
 
 if TYPE_CHECKING:
     from .modeling_chatglm import ChatGLMForConditionalGenerationWithImage
+
+IMAGE_CLASSES = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")  # the latter only in transformers 4
 
 __all__ = ["ChatGLMConfig", "ChatGLMForConditionalGenerationWithImage", "ChatGLMTokenizer"]
 
@@ -54,7 +57,8 @@ def register() -> None:
     """
     AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig, exist_ok=True)
     AutoTokenizer.register(NoModelsConfig, slow_tokenizer_class=ChatGLMTokenizer, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+    image_classes = (getattr(transformers, name, None) for name in IMAGE_CLASSES)
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, *filter(None, image_classes)):
         auto_class.register(ChatGLMConfig, LazyModel(), exist_ok=True)
 
 

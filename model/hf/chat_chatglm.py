@@ -1,4 +1,4 @@
-"""`chat` and `stream_chat` with the published model's signatures: answer a question about an image."""
+"""From a conversation to the model's inputs: `chat` and `stream_chat` with the published signatures; the processor."""
 
 import json
 import queue
@@ -6,10 +6,19 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+import transformers
+from transformers import (
+    BatchFeature,
+    LogitsProcessor,
+    LogitsProcessorList,
+    ProcessorMixin,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import cached_file
 
@@ -17,6 +26,9 @@ from ..errors import GenerationError, PromptTooLongError, SettingError
 from ..images.preprocess import load_image, preprocess
 from ..prompt import (
     AS_CONFIGURED,
+    IMAGE_CLOSE,
+    IMAGE_OPEN,
+    PROMPT_LANGUAGES,
     Conversation,
     English,
     Prompt,
@@ -27,9 +39,12 @@ from ..prompt import (
     clean_answer,
     encode_prompt,
     encode_turns,
+    read_messages,
     to_turns,
 )
+from .configuration_chatglm import add_code, assign_images, flat_options, pad_rows
 from .generation_chatglm import PrefixGenerationMixin
+from .tokenization_chatglm import CHAT_TEMPLATE, IMAGE_MARK
 
 History = list[tuple[str, str]]
 AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None
@@ -347,3 +362,115 @@ def read_settings(name_or_path: str) -> dict[str, Any]:
         return dict(json.loads(Path(found).read_text(encoding="utf-8")))
     except (RecursionError, TypeError, ValueError) as error:
         raise SettingError(f"{found} should contain a JSON object of settings. Download the file again.") from error
+
+
+class ChatGLMProcessor(ProcessorMixin):  # public name
+    """Image processor and tokenizer in one: messages or texts with images to the inputs of `generate` and `forward`."""
+
+    attributes = ["image_processor", "tokenizer"]  # noqa: RUF012  for transformers 4
+    if transformers.__version__.startswith("4."):
+        image_processor_class, tokenizer_class = "AutoImageProcessor", "AutoTokenizer"
+    image_token = IMAGE_MARK
+    model_input_names = ["input_ids", "attention_mask", "pixel_values"]  # noqa: RUF012
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
+        """Combine both; `num_image_tokens` is the number of placeholders of an image."""
+        self.num_image_tokens = int(kwargs.pop("num_image_tokens", 32))
+        super().__init__(image_processor, tokenizer, chat_template=kwargs.get("chat_template") or CHAT_TEMPLATE)
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of an image placeholder."""
+        return int(self.tokenizer.pad_token_id)
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Encode texts, such as rendered chat templates.
+
+        Args:
+            images: an image; a list of one for each text, or for each text with "<img></img>"; or a list of lists.
+            text: a text or a list of texts. "<img></img>" marks that it has an image, which precedes the text.
+            kwargs: `padding`, `padding_side`, `truncation`, `max_length`, `pad_to_multiple_of`, `return_tensors`.
+                Unless `add_special_tokens` is False, a text without <sop> gets [gMASK] <sop> at its end.
+
+        Raises:
+            QuestionError: images and texts do not match.
+        """
+        options = flat_options(kwargs)
+        texts = list(text) if isinstance(text, list | tuple) else [IMAGE_MARK if text is None else text]
+        owned = assign_images(images, texts, IMAGE_MARK)
+        rows = [self._encode_text(one, bool(found), options) for one, found in zip(texts, owned, strict=True)]
+        return self._collate(rows, owned, options, is_single=not isinstance(text, list | tuple))
+
+    def _encode_text(self, text: str, has_image: bool, options: Mapping[str, Any]) -> list[int]:
+        opening: list[int] = []
+        if has_image:
+            opening = [*self.tokenizer.encode_text(IMAGE_OPEN), *[self.image_token_id] * self.num_image_tokens]
+            text = IMAGE_CLOSE + text.replace(IMAGE_MARK, "", 1)
+        ids = [*opening, *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if options.get("add_special_tokens", True) and self.tokenizer.bos_token_id not in ids:
+            ids = self.tokenizer.build_inputs_with_special_tokens(ids)
+        return list(ids)
+
+    def apply_chat_template(self, conversation: Any, chat_template: Any = None, **kwargs: Any) -> Any:
+        """Format messages as text, or with `tokenize` as inputs; the token ids are those of `chat`'s prompt.
+
+        Other arguments are those of transformers, and `prompt_language`: "zh", "en" or "auto"; by default, the
+        tokenizer's. Texts of the messages are encoded as plain text: control tokens in them have no effect.
+
+        Raises:
+            QuestionError: the messages are no alternating questions and answers, or contain several images.
+        """
+        kwargs["prompt_language"] = kwargs.get("prompt_language") or self.tokenizer.prompt_language
+        if not kwargs.get("tokenize") or (chat_template or self.chat_template) != CHAT_TEMPLATE:
+            return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
+        is_single, options = isinstance(conversation[0], Mapping), flat_options(kwargs)
+        encoded = [self._encode_messages(one, options) for one in ([conversation] if is_single else conversation)]
+        rows, images, masks = ([*column] for column in zip(*encoded, strict=True))
+        extra = {"assistant_masks": masks} if options.get("return_assistant_tokens_mask") else {}
+        is_flat = is_single and transformers.__version__.startswith("4.") and options.get("return_tensors") is None
+        batch = self._collate(rows, images, options, is_flat, extra)
+        return batch if options.get("return_dict") else batch["input_ids"]
+
+    def _encode_messages(self, messages: Any, options: Mapping[str, Any]) -> tuple[list[int], list[Any], list[int]]:
+        """Return the token ids of messages, their images, and 1 for each token of a final answer."""
+        turns, question, answer, images = read_messages(messages)
+        english = PROMPT_LANGUAGES.get(options["prompt_language"] or "zh", False)
+        language = choose_language(english, None, question, turns)
+        ids = encode_turns(
+            self.tokenizer, turns, question, language, self.num_image_tokens if images else None
+        ).token_ids
+        learned = [] if answer is None else self.tokenizer.encode_text(answer)
+        if answer is None and not options.get("add_generation_prompt"):
+            ids = ids[:-2]  # without [gMASK] <sop>
+        elif answer is not None and not options.get("continue_final_message"):
+            learned = [*learned, self.tokenizer.eos_token_id]
+        return ids + learned, [image for image in images if image is not None], [0] * len(ids) + [1] * len(learned)
+
+    def _collate(
+        self,
+        rows: list[list[int]],
+        images: list[Any],
+        options: Mapping[str, Any],
+        is_single: bool,
+        extra: Mapping[str, list[list[int]]] = MappingProxyType({}),
+    ) -> BatchFeature:
+        """Return rows of token ids, padded if the options say so, with the pixels of all images."""
+        columns = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows], **extra}
+        fillers = {"input_ids": self.image_token_id}
+        side = self.tokenizer.padding_side
+        padded: dict[str, Any] = {
+            name: pad_rows(column, fillers.get(name, 0), side, options) for name, column in columns.items()
+        }
+        kind = options.get("return_tensors")
+        if is_single and kind in (None, "auto"):
+            padded = {name: column[0] for name, column in padded.items()}
+        batch = BatchFeature(padded, tensor_type=None if kind == "auto" else kind)
+        if flat := [image for one in images for image in one]:
+            batch["pixel_values"] = self.image_processor(flat, return_tensors="pt")["pixel_values"]
+        return batch
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save the processor as transformers does, and export the code that loads it without this package."""
+        names = super().save_pretrained(save_directory, *args, **kwargs)
+        add_code(save_directory, "export_processor")
+        return names

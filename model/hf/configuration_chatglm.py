@@ -1,9 +1,10 @@
-"""The configuration of a VisualGLM model in config.json: sizes and token ids."""
+"""The configuration of a VisualGLM model in config.json: sizes and token ids; and the options of its processor."""
 
 import importlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -58,6 +59,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         "num_hidden_layers": "num_layers",
         "intermediate_size": "inner_hidden_size",
         "max_position_embeddings": "max_sequence_length",
+        "image_token_id": "pad_token_id",  # of the placeholders
     }
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  Trainer appends to it, so it cannot be a tuple
 
@@ -148,3 +150,54 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         add_code(save_directory, "export_code")
+
+
+OPTION_GROUPS = ("processor_kwargs", "text_kwargs", "images_kwargs", "common_kwargs")
+
+
+def flat_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a processor's call without the nesting of transformers' `processor_kwargs`."""
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        options |= flat_options(value) if name in OPTION_GROUPS and isinstance(value, Mapping) else {name: value}
+    return options
+
+
+def assign_images(images: Any, texts: Sequence[str], mark: str) -> list[list[Any]]:
+    """Return the images of each text, at most one.
+
+    Args:
+        images: None; an image; a list of one for each text, or for each text with `mark`; or a list of lists.
+
+    Raises:
+        ValueError: images and texts do not match.
+    """
+    given = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
+    if any(isinstance(one, list | tuple) for one in given):
+        owned = [list(one or ()) for one in given]
+    elif len(given) in (0, len(texts)):
+        owned = [[one] for one in given] or [[] for _ in texts]
+    else:
+        remaining = iter(given)
+        owned = [[image for _, image in zip(range(mark in text), remaining, strict=False)] for text in texts]
+    if len(owned) != len(texts) or any(len(one) > 1 for one in owned) or sum(map(len, owned)) < len(given):
+        raise ValueError(f"There are {len(given)} images for {len(texts)} texts; each text can have one image.")
+    return owned
+
+
+def pad_rows(rows: list[list[int]], value: int, side: str, options: Mapping[str, Any]) -> list[list[int]]:
+    """Truncate and pad rows with `value`, as transformers' `padding`, `truncation` and `max_length` define it.
+
+    Args:
+        side: "left" or "right"; the option `padding_side` overrides it.
+    """
+    limit, step = options.get("max_length"), options.get("pad_to_multiple_of") or 1
+    if limit and options.get("truncation"):
+        rows = [row[:limit] for row in rows]
+    if not options.get("padding"):
+        return rows
+    length = limit if limit and options["padding"] == "max_length" else max(map(len, rows))
+    pads = [[value] * (-(-length // step) * step - len(row)) for row in rows]
+    if (options.get("padding_side") or side) == "right":
+        return [row + pad for row, pad in zip(rows, pads, strict=True)]
+    return [pad + row for row, pad in zip(rows, pads, strict=True)]

@@ -13,6 +13,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..file_writing import write_text_atomically
+from ..images.preprocess import CLIP_MEAN, CLIP_STD
+from .model_card import CARD
 
 HF_MODULES = (
     "chat_chatglm",
@@ -39,15 +41,25 @@ FORMER_MODULES = (
     *("vision_chatglm", "quantization", "kernels", "recording", "file_mode", "history", "image", "image_file"),
     *("image_bounds", "image_metadata", "data_url", "fetch", "address", "cuda_graph", "low_bit", "dialogue_chatglm"),
 )
+ENTRY_MODULES = ("chat_chatglm", "modeling_chatglm")  # transformers imports them by the auto_map
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
-CONFIG_MAP = {
+PROCESSOR_MAP = {
+    "AutoProcessor": "chat_chatglm.ChatGLMProcessor",
+    "AutoImageProcessor": "modeling_chatglm.ChatGLMImageProcessor",
+}
+CONFIG_MAP: dict[str, Any] = {
     "AutoConfig": "configuration_chatglm.ChatGLMConfig",
     "AutoModel": MODEL_CLASS,
     "AutoModelForCausalLM": MODEL_CLASS,
     "AutoModelForSeq2SeqLM": MODEL_CLASS,
+    "AutoModelForImageTextToText": MODEL_CLASS,
+    "AutoModelForVision2Seq": MODEL_CLASS,  # the name in transformers 4
+    "AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None],
+    **PROCESSOR_MAP,
 }
 TOKENIZER_MAP = {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]}
 CONFIG_NAME, TOKENIZER_CONFIG_NAME = "config.json", "tokenizer_config.json"
+IMAGE_CONFIG_NAME, CARD_NAME = "preprocessor_config.json", "README.md"
 # Files of the published code and of our earlier exports that the current code does not need.
 FORMER_FILES = ("visual.py", *(f"{module}.py" for module in FORMER_MODULES))
 BACKUP_NAME = "code-backup"
@@ -67,6 +79,8 @@ def export_code(directory: str | os.PathLike[str]) -> None:
         write_text_atomically(directory / name, text)
     add_entries(directory / CONFIG_NAME, {"auto_map": CONFIG_MAP})
     write_tokenizer_map(directory)
+    write_image_config(directory)
+    write_card(directory)
 
 
 def export_tokenizer(directory: str | os.PathLike[str]) -> None:
@@ -77,9 +91,45 @@ def export_tokenizer(directory: str | os.PathLike[str]) -> None:
     write_tokenizer_map(Path(directory))
 
 
+def export_processor(directory: str | os.PathLike[str]) -> None:
+    """Write the code into `directory`, in which a processor was saved; see `export_code`."""
+    export_code(directory)
+    path = Path(directory) / "processor_config.json"
+    add_entries(path, {"auto_map": PROCESSOR_MAP})
+
+
+def write_image_config(directory: Path) -> None:
+    """Write the size of the images and the processor's classes to preprocessor_config.json, if there is config.json."""
+    path, config_path = directory / IMAGE_CONFIG_NAME, directory / CONFIG_NAME
+    config = read_object(config_path) if config_path.is_file() else {}
+    if not config.get("eva_config"):
+        return
+    height, width = config["eva_config"]["image_size"]
+    entries = {
+        "image_processor_type": "ChatGLMImageProcessor",
+        "processor_class": "ChatGLMProcessor",
+        "auto_map": PROCESSOR_MAP,
+        "size": {"height": height, "width": width},
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+    }
+    write_text_atomically(path, json.dumps(entries, indent=2) + "\n")
+
+
+def write_card(directory: Path) -> None:
+    """Write the model card of a model's directory, unless it has a README.md."""
+    path, config_path = directory / CARD_NAME, directory / CONFIG_NAME
+    if not path.exists() and config_path.is_file() and read_object(config_path).get("eva_config"):
+        write_text_atomically(path, CARD)
+
+
 def write_tokenizer_map(directory: Path) -> None:
     """Add the tokenizer's auto_map to its configuration in `directory`, if that exists."""
-    add_entries(directory / TOKENIZER_CONFIG_NAME, {"auto_map": TOKENIZER_MAP, "tokenizer_class": "ChatGLMTokenizer"})
+    entries: dict[str, Any] = {"auto_map": TOKENIZER_MAP, "tokenizer_class": "ChatGLMTokenizer"}
+    config = read_object(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else {}
+    if config.get("prompt_language"):
+        entries["prompt_language"] = config["prompt_language"]
+    add_entries(directory / TOKENIZER_CONFIG_NAME, entries)
 
 
 def refresh_code(directory: str | os.PathLike[str]) -> Path:
@@ -101,7 +151,7 @@ def refresh_code(directory: str | os.PathLike[str]) -> Path:
         )
     backup = new_folder(directory)
     replaced = [name for name, _ in code_files()]
-    for name in (*replaced, *FORMER_FILES, CONFIG_NAME, TOKENIZER_CONFIG_NAME):
+    for name in (*replaced, *FORMER_FILES, CONFIG_NAME, TOKENIZER_CONFIG_NAME, IMAGE_CONFIG_NAME):
         if (directory / name).is_file():
             shutil.copy2(directory / name, backup / name)
     export_code(directory)
@@ -115,7 +165,7 @@ def code_files() -> Iterator[tuple[str, str]]:
     package = Path(__file__).parent
     for module in HF_MODULES:
         text = flatten_imports((package / f"{module}.py").read_text(encoding="utf-8"))
-        yield f"{module}.py", text + name_modules(text) if MODEL_CLASS.startswith(f"{module}.") else text
+        yield f"{module}.py", text + name_modules(module, text) if module in ENTRY_MODULES else text
     for file in SHARED_FILES:
         yield Path(file).name, flatten_imports((package.parent / file).read_text(encoding="utf-8"))
 
@@ -125,10 +175,10 @@ def flatten_imports(text: str) -> str:
     return re.sub(r"^(\s*)from \.+(?:\w+\.)*(\w+) import", r"\1from .\2 import", text, flags=re.MULTILINE)
 
 
-def name_modules(text: str) -> str:
-    """Return import lines for every module that the model's file `text` needs indirectly only."""
+def name_modules(module: str, text: str) -> str:
+    """Return import lines for every module that the file `text` of a `module` needs indirectly only."""
     named = set(re.findall(r"^from \.(\w+) import", text, flags=re.MULTILINE))
-    needed = {*HF_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", TOKENIZER_MODULE}
+    needed = {*HF_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", module}
     lines = (f"from .{module} import __name__ as _{module}\n" for module in sorted(needed))
     return "\n# transformers 4 copies only modules that this file imports, not their own imports.\n" + "".join(lines)
 

@@ -374,6 +374,7 @@ class PrefixGenerationMixin:
     generation_config: Any
     image_encoder: Any
     graph_cache: GraphCache
+    embed_pixel_values: Any
 
     rooms = FormerName("graph_cache")
 
@@ -432,7 +433,7 @@ class PrefixGenerationMixin:
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Continue prompts [B, T] as transformers does: greedy, sampling, beam search, left-padded batches.
 
-        Accepts transformers' arguments, and `images`, `image_embeds` and `pre_image_length` as `forward` does. If the
+        Accepts transformers' arguments, and the arguments for images of `forward`. If the
         prompt already reaches `max_length`, one token is generated, with a warning.
 
         Returns:
@@ -444,6 +445,9 @@ class PrefixGenerationMixin:
         kwargs.pop("position_ids", None)  # the tokenizer adds them when it pads; they are computed again
         starts = image_starts(kwargs.pop("pre_image_length", None), len(ids), ids.device)
         images, image_embeds = kwargs.pop("images", None), kwargs.pop("image_embeds", None)
+        pixel_values = kwargs.pop("pixel_values", None)
+        if pixel_values is not None and images is None and image_embeds is None:
+            image_embeds, starts = self.embed_pixel_values(ids, pixel_values)
         if images is not None and image_embeds is None:
             image_embeds = self.encode_image(images)
         if image_embeds is not None:

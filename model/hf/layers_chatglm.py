@@ -222,7 +222,8 @@ class ImageEncoder(nn.Module):
         self.glm_proj = nn.Linear(qformer_config["hidden_size"], hidden_size)  # checkpoint key
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        weight = self.glm_proj.weight
+        convolution: Any = self.vit.mixins["patch_embedding"]
+        weight = convolution.proj.weight  # a convolution, which no library quantizes
         # Offloaded weights report the meta device until the hook of the offloading library loads them.
         pixels = pixels if weight.device.type == "meta" else pixels.to(weight.device)
         pixels = pixels.to(weight.dtype)  # converted on the device

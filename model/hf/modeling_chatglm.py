@@ -7,17 +7,23 @@ Parameters have the names of the published checkpoints. Needs torch, transformer
 """
 
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
+from PIL import Image
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers import BatchFeature, GenerationMixin, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from ..errors import CheckpointError, SettingError
-from ..kernels.torch_ops import quantize_layers, rotary_tables
+from ..images.preprocess import CLIP_MEAN, CLIP_STD, decode_base64, load_image, preprocess
+from ..kernels.torch_ops import apply_rotary, quantize_layers, rotary_tables
 from .chat_chatglm import ChatMixin
 from .configuration_chatglm import ChatGLMConfig
 from .generation_chatglm import GraphCache, decode_with_graph, new_cache
@@ -86,6 +92,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         mask: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPast:
         """Return the hidden states [B, T, D] of token ids without an image, or of embedded tokens.
 
@@ -100,6 +107,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             output_hidden_states: also return the input of each layer, and the final hidden states.
             mask: [B, 1, T, S], with `inputs_embeds`; True where a token attends to one of the S cached and new tokens;
                 None for all.
+            output_attentions: also return the attention weights [B, H, T, S] of each layer.
 
         Raises:
             ValueError: inconsistent inputs.
@@ -123,9 +131,12 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if mask is not None:
             mask = F.pad(mask, (self.config.pre_seq_len or 0, 0), value=True)
         x = inputs_embeds
-        states = [x]
+        states, weights = [x], []
         for layer, prefix in zip(self.layers, prefixes, strict=True):
+            layer_input = x
             x = layer(x, cos, sin, mask, past_key_values=past_key_values, prefix=prefix)
+            if output_attentions:
+                weights.append(attention_weights(layer, layer_input, cos, sin, mask, past_key_values, prefix))
             if output_hidden_states:
                 states.append(x)
         x = self.final_layernorm(x)
@@ -133,6 +144,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             last_hidden_state=x,
             past_key_values=past_key_values,
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
+            attentions=tuple(weights) if output_attentions else None,
         )
 
     def prepare_positions_and_mask(
@@ -230,6 +242,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         return_dict: bool | None = None,
         image_embeds: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        pixel_values: torch.Tensor | None = None,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return logits [B, T, V], and the loss if there are labels.
 
@@ -244,16 +257,18 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             inputs_embeds: [B, T, D], instead of the embeddings of `input_ids`, which are still required.
             labels: [B, T], the target ids, -100 for tokens without a loss. They are shifted here.
             use_cache: return the cache; by default, only outside of training.
-            output_attentions: not supported.
+            output_attentions, output_hidden_states: also return attention weights [B, H, T, S], or hidden states.
             image_embeds: image embeddings [B or 1, L, D], instead of `images`.
             logits_to_keep: number of last tokens to compute logits for, or their indices; 0 for all tokens.
+            pixel_values: pixels [N, 3, S, S] of the N sequences that contain placeholders, as the processor returns
+                them: without `pre_image_length`, because the placeholders are searched for.
 
         Raises:
             ValueError: inconsistent inputs.
         """
-        if input_ids is None or output_attentions:
-            raise ValueError("Give input_ids, and no output_attentions: attention weights are not returned.")
-        if inputs_embeds is None and labels is None and not output_hidden_states:
+        if input_ids is None:
+            raise ValueError("Give input_ids: image placeholders and positions are found with them.")
+        if inputs_embeds is None and labels is None and not output_hidden_states and not output_attentions:
             logits = decode_with_graph(past_key_values, input_ids, position_ids, attention_mask)
             if logits is not None:
                 return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
@@ -263,6 +278,8 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             inputs_embeds = self.transformer.word_embeddings(input_ids)
         starts = None
         if not stored_length(past_key_values):
+            if pixel_values is not None and images is None and image_embeds is None:
+                image_embeds, pre_image_length = self.embed_pixel_values(input_ids, pixel_values)
             starts = image_starts(pre_image_length, len(input_ids), input_ids.device)
             inputs_embeds = self._with_images(inputs_embeds, images, image_embeds, starts)
         position_ids, mask = self.transformer.prepare_positions_and_mask(
@@ -274,6 +291,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             mask=mask,
             past_key_values=past_key_values,
             output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
@@ -282,8 +300,35 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             logits=logits,
             past_key_values=past_key_values,
             hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
         return result.to_tuple() if return_dict is False else result
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        """Return the image embeddings [N, L, D]: a tensor with transformers 4, as `pooler_output` with 5 and later."""
+        embeddings = self.encode_image(pixel_values)
+        if transformers.__version__.startswith("4."):
+            return embeddings
+        output = BaseModelOutputWithPooling(pooler_output=embeddings)
+        return output.to_tuple() if kwargs.get("return_dict") is False else output
+
+    def embed_pixel_values(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return image embeddings [B, L, D], zeros for sequences without placeholders, and the image starts [B].
+
+        Raises:
+            ValueError: the number of sequences with placeholders is not that of the images.
+        """
+        starts = find_placeholders(input_ids, self.config.image_length, self.config.pad_token_id)
+        rows = (starts >= 0).nonzero()[:, 0]
+        if len(rows) != len(pixel_values):
+            raise ValueError(f"There are {len(pixel_values)} images, but image placeholders in {len(rows)} sequences.")
+        embeddings = self.encode_image(pixel_values)
+        if len(rows) < len(input_ids):
+            complete = embeddings.new_zeros(len(input_ids), *embeddings.shape[1:])
+            embeddings = complete.index_copy(0, rows.to(embeddings.device), embeddings)
+        return embeddings, starts
 
     def _wants_cache(self, use_cache: bool | None) -> bool:
         return bool(self.config.use_cache) and not self.training if use_cache is None else use_cache
@@ -336,7 +381,88 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
                     path.chmod(mode)
 
 
+def attention_weights(
+    layer: Any,
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    mask: torch.Tensor | None,
+    cache: Any,
+    prefix: torch.Tensor | None,
+) -> torch.Tensor:
+    """Compute the attention weights [B, H, T, S] of a layer again, after its forward pass; arguments as there."""
+    attention = layer.attention
+    qkv = attention.query_key_value(layer.input_layernorm(x)).unflatten(-1, (-1, 3, attention.head_dim))
+    rotated = apply_rotary(qkv[..., :2, :], cos, sin)
+    query, key = (one.transpose(1, 2) for one in rotated.unbind(-2))  # [B, H, T, head_dim]
+    if cache is not None:
+        key = cache.layers[attention.layer_idx].keys[:, :, : stored_length(cache, attention.layer_idx)]
+    if prefix is not None:
+        key = torch.cat((prefix[0].to(key.dtype).expand(len(key), -1, -1, -1), key), dim=2)
+    scores = (query @ key.transpose(2, 3)).float() / attention.head_dim**0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights: torch.Tensor = scores.softmax(dim=-1).to(x.dtype)
+    return weights
+
+
+def find_placeholders(ids: torch.Tensor, image_length: int, pad: int) -> torch.Tensor:
+    """Return [B], the index of the first image placeholder of each sequence ids [B, T]; -1 without an image.
+
+    Placeholders are `image_length` pads between other tokens; padding is at an end of the sequence.
+    """
+    is_pad = ids == pad
+    if ids.shape[1] < image_length + 2:
+        return ids.new_full((len(ids),), -1)
+    inside = is_pad[:, 1:-1].unfold(1, image_length, 1).all(dim=-1)  # [B, T - image_length - 1]
+    found = inside & ~is_pad[:, : inside.shape[1]] & ~is_pad[:, image_length + 1 :]
+    return (found.int().argmax(dim=-1) + 1).where(found.any(dim=-1), -1)
+
+
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy, in float32, of the logits [B, T, V] and the labels [B, T] shifted by one token."""
     labels = labels.to(logits.device)
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def open_image(source: Any) -> Image.Image:
+    """Return the RGB image of a path, URL, data URL, PIL image, or array or tensor [H, W, 3] or [3, H, W]."""
+    if isinstance(source, str) and source.startswith("data:"):
+        return decode_base64(source)
+    if isinstance(source, np.ndarray | torch.Tensor):
+        array = np.asarray(source)
+        array = array.transpose(1, 2, 0) if array.shape[0] in (1, 3) else array
+        values = (
+            array if array.dtype == np.uint8 else (array * 255 if array.max() <= 1 else array).round().astype("uint8")
+        )
+        source = Image.fromarray(values.squeeze())
+    return load_image(source)
+
+
+class ChatGLMImageProcessor(BaseImageProcessor):  # public name
+    """Converts images to pixels exactly as `chat` does."""
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012  as in transformers
+
+    def __init__(
+        self,
+        size: Mapping[str, int] | None = None,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+        **kwargs: Any,
+    ) -> None:
+        """Store the entries of preprocessor_config.json: `size` is {"height": S, "width": S}."""
+        super().__init__(**kwargs)
+        self.size = dict(size or {"height": 224, "width": 224})
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+
+    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
+        return self.preprocess(images, **kwargs)
+
+    def preprocess(self, images: Any, return_tensors: Any = None, **kwargs: Any) -> BatchFeature:
+        """Return `pixel_values` [N, 3, S, S] of an image or a list of images, as `open_image` accepts them."""
+        sources = images if isinstance(images, list | tuple) else [images]
+        opened = [open_image(source) for source in sources]
+        side = int(self.size["height"])
+        pixels = torch.stack([preprocess(one, side, mean=self.image_mean, std=self.image_std) for one in opened])
+        return BatchFeature({"pixel_values": pixels if return_tensors in (None, "pt") else pixels.numpy()})

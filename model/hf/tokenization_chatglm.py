@@ -133,6 +133,7 @@ OWN_SETTINGS = (
     "remove_space",
     "num_image_tokens",
     "english_forbidden_ids",
+    "prompt_language",
 )
 PUBLISHED_PIECES = 130_344
 # From "。" up to the special tokens: Chinese and other scripts, which the original's demos forbid in English answers.
@@ -163,6 +164,49 @@ def load_sentencepiece(vocab_file: str | Path | None, required: Iterable[str]) -
 def make_special_token(token: str) -> AddedToken:
     """Return an AddedToken that `encode` matches in text together with surrounding whitespace, as in 4.33."""
     return AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
+
+
+PROMPT_END = "<|gmask|><sop>"  # the text of a rendered chat template that stands for the two control tokens
+IMAGE_MARK = "<img></img>"  # its text for an image; the processor inserts the placeholders
+# The prompt of model/prompt.py. `prompt_language` is "zh", "en" or "auto": the language of the latest question that has
+# letters. Only the last answer is marked as generated: earlier ones are part of the prompt.
+CHAT_TEMPLATE = r"""
+{%- set ns = namespace(language=prompt_language | default("zh", true), system="", image=false, question=none) -%}
+{%- macro text(content) -%}
+{%- if content is string -%}{{ content }}{%- else -%}
+{%- for part in content if part.type == "text" -%}{{ ("" if loop.first else "\n") ~ part.text }}{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+{%- if message.role in ("system", "developer") -%}
+{%- set ns.system = ns.system ~ text(message.content) ~ "\n" -%}
+{%- endif -%}
+{%- if message.content is not string -%}
+{%- for part in message.content if part.type in ("image", "image_url") -%}{%- set ns.image = true -%}{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if ns.language == "auto" -%}
+{%- for message in messages | reverse if message.role == "user" -%}
+{%- set asked = (ns.system if loop.last else "") ~ text(message.content) -%}
+{%- if ns.language == "auto" -%}
+{%- for c in asked if c.isalpha() -%}{%- set ns.language = "en" -%}{%- endfor -%}
+{%- for c in asked if "一" <= c <= "鿿" -%}{%- set ns.language = "zh" -%}{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- set ask, answer = ("Q:", "A:") if ns.language == "en" else ("问：", "答：") -%}
+{{- "<img></img>" if ns.image else "" -}}
+{%- for message in messages if message.role in ("user", "assistant") -%}
+{%- if message.role == "user" -%}
+{{- ask ~ (ns.system if loop.first else "") ~ text(message.content) ~ "\n" ~ answer -}}
+{%- if loop.last and add_generation_prompt -%}{{- "<|gmask|><sop>" -}}{%- endif -%}
+{%- elif loop.last -%}
+{{- "<|gmask|><sop>" -}}{%- generation -%}{{- text(message.content) ~ "<eop>" -}}{%- endgeneration -%}
+{%- else -%}
+{{- text(message.content) ~ "\n" -}}
+{%- endif -%}
+{%- endfor -%}
+""".strip()
 
 
 def pad_left(encoded: MutableMapping[str, Any], missing: int, pad_token_id: int) -> None:
@@ -197,6 +241,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         remove_space: bool = False,
         num_image_tokens: int = 0,
         english_forbidden_ids: Sequence[Sequence[int]] | None = None,
+        prompt_language: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Load `vocab_file`; all further arguments are entries of tokenizer_config.json.
@@ -210,6 +255,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             num_image_tokens: must be 0; the old vocabulary, which began with 20000 image tokens, is not supported.
             english_forbidden_ids: half-open ranges [start, stop) of ids that an English answer must not contain; None
                 for the published range if the vocabulary is the published one, and for no range otherwise.
+            prompt_language: language of the chat template, as in config.json; None for Chinese.
             kwargs: settings of transformers, such as bos_token.
 
         Raises:
@@ -220,7 +266,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
                 f"num_image_tokens is {num_image_tokens}, but the old vocabulary with image tokens is not "
                 "supported: use the checkpoint's current files, in which it is 0."
             )
-        kwargs = {**TRANSFORMERS_SETTINGS, **kwargs}
+        kwargs = {**TRANSFORMERS_SETTINGS, "chat_template": CHAT_TEMPLATE, **kwargs}
         # transformers 5 collects all other *_token settings here, and would match these two in text as well.
         named = dict(kwargs.pop("model_specific_special_tokens", None) or {})
         self.gmask_token = str(named.pop("gmask_token", gmask_token))
@@ -231,6 +277,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         pieces = [*special.values(), self.gmask_token, self.end_token, *whitespace_pieces()]
         self.sp_model = load_sentencepiece(vocab_file, pieces)
         self.english_forbidden_ids = self._forbidden_ranges(english_forbidden_ids)
+        self.prompt_language = prompt_language
         self._added_tokens_decoder = {
             self.sp_model.piece_to_id(token): make_special_token(token) for token in special.values()
         }
@@ -260,6 +307,19 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         layout = {self.sp_model.piece_to_id(piece): text for piece, text in whitespace_pieces().items()}
         added = {i: token.content for i, token in self._added_tokens_decoder.items() if i >= self.vocab_size}
         return IncrementalDecoder(self.sp_model, {**layout, **added}, self.pad_token_id)
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Format messages without images as transformers does, in `prompt_language` unless that is given."""
+        kwargs.setdefault("prompt_language", self.prompt_language)
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """Split text into pieces and control tokens; the text "<|gmask|><sop>" of a chat template becomes both."""
+        first, *others = text.split(PROMPT_END)
+        tokens: list[str] = super().tokenize(first, **kwargs) if first or not others else []
+        for part in others:
+            tokens += [self.gmask_token, str(self.bos_token), *(super().tokenize(part, **kwargs) if part else [])]
+        return tokens
 
     @property
     def gmask_token_id(self) -> int:

@@ -224,6 +224,14 @@ def test_refreshing_lets_trainer_evaluate_an_old_export(elsewhere: dict[str, Any
     assert elsewhere["old"]["ignored"] == ["past_key_values", "loss"]
 
 
+def test_the_backup_keeps_other_settings_of_images(published: Path) -> None:
+    settings = published / "preprocessor_config.json"
+    settings.write_text('{"size": 5}')
+    backup = refresh_code(published)
+    assert json.loads((backup / settings.name).read_text()) == {"size": 5}
+    assert json.loads(settings.read_text())["size"] == {"height": 224, "width": 224}
+
+
 def test_refreshing_twice_keeps_both_backups(published: Path) -> None:
     assert [refresh_code(published).name for _ in range(2)] == ["code-backup", "code-backup-2"]
 
