@@ -46,7 +46,7 @@ class Attribution:
     Attributes:
         map: float32 [R, C]: for each patch, how much less likely the answer is without its surroundings, in nats,
             times its relevance between 0 and 1.
-        token_maps: float32 [T, R, C], the same for each token.
+        token_maps: float32 [T, R, C], the same for each token; 0 if no covered square halves the token's probability.
         reliance: float32 [T]: how much less likely each token is without the content of the image, in nats.
         has_place: whether covering a part of the image makes the answer at most half as likely.
     """
@@ -146,7 +146,8 @@ def attribute(encode: Encode, score: Score, layers: Sequence[nn.Module], pixels:
         if has_place:
             break
     weigh = partial(weight_peaks, relevance, peaks, radius)
-    return Attribution(weigh(drops.sum(1)), torch.stack([weigh(drop) for drop in drops.T]), reliance, has_place)
+    token_maps = torch.stack([weigh(drop * (drop.max() >= ENOUGH_DROP)) for drop in drops.T])
+    return Attribution(weigh(drops.sum(1)), token_maps, reliance, has_place)
 
 
 def find_relevance(

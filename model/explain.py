@@ -32,7 +32,8 @@ class Explanation:
         tokens: its tokens with their log-probabilities.
         map: float32 [R, C], one number for each patch of the vision encoder, between 0 and 1: how much the answer
             relies on it. All are 0 if no single part of the image matters, as for many answers with "no".
-        token_maps: float32 [T, R, C], the same for each token, each between 0 and 1.
+        token_maps: float32 [T, R, C], the same for each token, each between 0 and 1; 0 for a token that no single part
+            of the image decides.
         token_reliance: float32 [T], how much less likely each token is if the image is plain, in nats.
         image: the image that was asked about, RGB.
     """

@@ -89,6 +89,14 @@ def test_each_token_has_a_map_and_its_reliance(explanation: Explanation) -> None
     assert explanation.token_reliance[red] > 1
 
 
+def test_a_token_that_no_covered_part_decides_has_no_map(tiny_model: SatChatModel) -> None:
+    described = explain_answer(tiny_model, about_the_scene(CHINESE), "描述这张图片。")
+    by_text = dict(zip((token.text for token in described.tokens), described.token_maps, strict=True))
+    assert described.peak is not None
+    assert by_text["一辆"].any()
+    assert not by_text["小汽车"].any()
+
+
 def test_a_given_answer_is_explained_with_its_history(tiny_model: SatChatModel) -> None:
     history = [("How many objects are there?", "There are three objects.")]
     network, tokenizer = tiny_model.network, tiny_model.tokenizer

@@ -15,7 +15,7 @@ PAGE_PREFIX = "/page/"  # the page's own routes
 PREFIXES = (PAGE_PREFIX,)
 MCP_PATH, MCP_METHODS = "/mcp", ("GET", "POST", "DELETE")  # for programs that speak MCP
 # Methods besides GET and HEAD.
-POST_PATHS = frozenset({"/login", "/page/images", "/page/answers", "/page/votes"})
+POST_PATHS = frozenset({"/login", *(f"/page/{name}" for name in ("images", "answers", "explanations", "votes"))})
 
 
 def is_public(path: str) -> bool:

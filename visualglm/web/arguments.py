@@ -52,6 +52,12 @@ def parse_arguments(port: int, description: str | None = None) -> tuple[argparse
     )
     add("--mcp", action="store_true", help="also offer the model at /mcp as a tool for programs that speak MCP")
     add("--allow-image-urls", action="store_true", help="with --mcp, read images from URLs with public addresses")
+    add(
+        "--allow-explain",
+        action=argparse.BooleanOptionalAction,
+        help="let visitors see which part of the image each word of an answer relies on "
+        "(default: if the page is for this machine alone: no public address, --allow-host or --auth)",
+    )
     add("--no-history", action="store_true", help="browsers store no conversations")
     add(
         "--votes", metavar="FILE", type=Path, help="append visitors' votes for answers to this file, as preference rows"

@@ -81,6 +81,7 @@ def launched_page(
     keep_history: bool = True,
     mcp: bool = False,
     allow_image_urls: bool = False,
+    explain: bool = False,
 ) -> Iterator[list[str]]:
     """Context manager: serve the page during the block; yield its URLs.
 
@@ -90,7 +91,7 @@ def launched_page(
         share: also request a public URL from Gradio's servers; without a reply, the page has only its local URL.
         allow_hosts: host names under which browsers may open the page, besides IP addresses and localhost.
         allow_frames: origins whose pages may embed this page in a frame.
-        compared, votes, keep_history: see `PageService`.
+        compared, votes, keep_history, explain: see `PageService`.
         mcp, allow_image_urls: see `Page`.
 
     Raises:
@@ -102,7 +103,7 @@ def launched_page(
     from .page import Page  # importing Gradio takes seconds
 
     tool = {"mcp": mcp, "allow_image_urls": allow_image_urls}
-    page = Page(model, config, compared=compared, votes=votes, keep_history=keep_history, **tool)
+    page = Page(model, config, compared=compared, votes=votes, keep_history=keep_history, explain=explain, **tool)
     page.service.images.decoder.warm_up()
     try:
         with redirect_stdout(sys.stderr):  # what Gradio prints about the public URL
@@ -158,6 +159,7 @@ def serve_page(
         keep_history=not options.no_history,
         mcp=options.mcp,
         allow_image_urls=options.allow_image_urls,
+        explain=is_local(options) if options.allow_explain is None else options.allow_explain,
     ) as urls:
         if options.share and len(urls) == 1:
             reason = "Gradio's servers gave none; see above"
@@ -166,6 +168,11 @@ def serve_page(
         if options.mcp:
             print_text(f"MCP clients find its tool at {' and '.join(url.rstrip('/') + MCP_PATH for url in urls)}")
         wait_for_shutdown_signal()
+
+
+def is_local(options: argparse.Namespace) -> bool:
+    """Return whether the page is meant for this machine alone, as far as its flags tell."""
+    return listens_on_loopback(options.server_name) and not (options.share or options.allow_host or options.auth)
 
 
 def compared_options(options: argparse.Namespace) -> argparse.Namespace | None:

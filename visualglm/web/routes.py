@@ -27,9 +27,10 @@ from .answers import AnswerSlots, AnswerTask, Question, choose_seed
 from .body_reader import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_JSON_BYTES, BodyReader
 from .errors import PageError, request_language, to_page_error
 from .examples import EXAMPLES, EXAMPLES_FOLDER, make_preview
+from .explanations import explain_answer
 from .images import LIMITS, CachedImage
 from .page_info import LANGUAGES
-from .schemas import AnswerBody, ConversationBody, VoteBody, parse_body
+from .schemas import AnswerBody, ConversationBody, ExplanationBody, VoteBody, parse_body
 from .service import PageService
 from .settings import SettingsParser
 from .votes import file_suffix, make_row
@@ -51,6 +52,7 @@ class PageRoutes:
     GET  page/info                   PageInfo, see page_info.py
     POST page/images                 an image file -> its id
     POST page/answers                a question -> a stream of JSON lines, see answers.py
+    POST page/explanations           an answer -> the part of the image it relies on, see explanations.py
     POST page/votes                  a preferred and a rejected answer -> the number of votes
     GET  page/scene?seed=N           a drawn scene with true answers, for models of that world
     GET  page/client/HASH/PATH       a file of the client
@@ -76,6 +78,8 @@ class PageRoutes:
         ]
         if service.features["scenes"]:
             routes.append(Route("/page/scene", self.scene))
+        if service.features["explain"]:
+            routes.append(Route("/page/explanations", self.explain, methods=["POST"]))
         if service.votes is not None:
             routes.append(Route("/page/votes", self.vote, methods=["POST"]))
         self.router = Router(routes, redirect_slashes=False, default=raise_not_found)
@@ -122,6 +126,19 @@ class PageRoutes:
         task = AnswerTask(question, self.answer_threads, self.slots.acquire(visitor_key(request)))
         self.running.add(task)
         return AnswerResponse(task, request_language(request.scope))
+
+    async def explain(self, request: Request) -> Response:
+        """Explain an answer, as one of the visitor's answers."""
+        body = await self._read_json(request, ExplanationBody)
+        question = self._make_question(body)
+        if question.conversation.image is None:
+            raise PageError("invalid_request", detail="image")
+        release = self.slots.acquire(visitor_key(request))
+        try:
+            explainer, threads = self.service.explainer, self.answer_threads
+            return JSONResponse(await explain_answer(request, question, body.answer, explainer, threads))
+        finally:
+            release()
 
     async def vote(self, request: Request) -> Response:
         """Append a vote to the file."""

@@ -74,6 +74,12 @@ class AnswerBody(ConversationBody):
     model: Annotated[int, Field(ge=0, le=1)] = 0
 
 
+class ExplanationBody(AnswerBody):
+    """The body of POST page/explanations."""
+
+    answer: Answer
+
+
 class VoteBody(ConversationBody):
     """The body of POST page/votes."""
 

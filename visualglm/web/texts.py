@@ -33,6 +33,10 @@ ERROR_TEXTS: dict[str, Text] = {
         CHINESE: "{name} 应为 {minimum} 到 {maximum} 之间的数。",
         ENGLISH: "{name} must be a number from {minimum} to {maximum}.",
     },
+    "not_explained": {
+        CHINESE: "这个回答太长，无法解释。",
+        ENGLISH: "This answer is too long to be explained.",
+    },
     "not_found": {CHINESE: "没有这个地址。", ENGLISH: "There is nothing at this address."},
     "not_logged_in": {
         CHINESE: "登录已失效，请刷新网页并重新登录。",

@@ -7,6 +7,7 @@ import { openStore } from "./store/store.js";
 import { buildCompare } from "./compare/compare.js";
 import { buildComposer } from "./questions/composer.js";
 import { buildConversations } from "./conversations/conversations.js";
+import { buildExplanations } from "./explain/explanation.js";
 import { buildFiles } from "./files/files.js";
 import { buildFolder } from "./folder/folder.js";
 import { buildImagePanel } from "./image/image_panel.js";
@@ -21,6 +22,7 @@ const PARTS = [
     buildStatus,
     buildTitle,
     buildImagePanel,
+    buildExplanations,
     buildLog,
     buildWelcome,
     buildComposer,

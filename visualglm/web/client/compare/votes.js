@@ -24,24 +24,11 @@ export async function vote(app, node, chosen, rejected) {
     const turns = promptTurns(conversation, node.parent);
     const row = { image_name: conversation.imageName, turns, question: node.question, chosen, rejected };
     try {
-        const { count } = await sendAboutImage(app, conversation.imageId, row);
+        const { count } = await app.images.send(conversation.imageId, (image) => sendVote({ ...row, image }));
         toast(words.saved(count));
         return true;
     } catch (error) {
         toast(error.message, { kind: "error" });
         return false;
-    }
-}
-
-/** Send a vote with the server's id of the image. If the server has lost the image, it is sent again. */
-async function sendAboutImage(app, imageId, row) {
-    let record = imageId && (await app.images.uploaded(imageId));
-    if (record && !record.serverId) record = await app.images.upload(record);
-    try {
-        return await sendVote({ ...row, image: record?.serverId ?? null });
-    } catch (error) {
-        if (error.code !== "unknown_image" || !record) throw error;
-        record = await app.images.upload(record);
-        return sendVote({ ...row, image: record.serverId });
     }
 }

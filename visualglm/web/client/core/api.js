@@ -80,6 +80,11 @@ export async function sendVote(vote) {
     return (await postJson("votes", vote)).json();
 }
 
+/** Explain an answer; return {rows, columns, map, tokens}, see explanations.py of the server. */
+export async function explainAnswer(answer) {
+    return (await postJson("explanations", { language: language(), ...answer })).json();
+}
+
 /** Draw a random scene; return {seed, image, questions}. */
 export async function drawScene(seed) {
     return (await request(`scene?seed=${seed}`)).json();

@@ -33,7 +33,8 @@ const words = texts({
  * an image was sent (detail: the transfer); "running": an answer began or ended; "settings": a setting changed;
  * "comparison": comparing was switched on, off or changed; "list": the stored conversations changed
  * (detail: the id of one, or null); "forget": everything was deleted; "folder": images for the folder; "file": a saved
- * conversation was dropped; "view": the conversation is to be shown in the place of the folder.
+ * conversation was dropped; "map": a map over the image is to be shown, or the plain image (detail: the map, or null);
+ * "view": the conversation is to be shown in the place of the folder.
  */
 export class App {
     /**

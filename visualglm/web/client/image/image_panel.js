@@ -10,6 +10,7 @@ import { openCamera } from "./camera.js";
 import { openDrawingBoard } from "./drawing.js";
 import { removeImage, takeImage } from "./image_intake.js";
 import { buildSources, canReadClipboard, canUseWebcam, isTouch, pasteKey } from "./image_sources.js";
+import { mapLayer } from "./image_map.js";
 import { showImage } from "./image_view.js";
 import { drawRandomScene } from "./scene.js";
 import { openViewer } from "./viewer.js";
@@ -33,6 +34,7 @@ const words = texts({
         part: "Ask about a part",
         remove: "Remove",
         clear: "New conversation",
+        plain: "Plain image",
         enlarge: (name) => `Enlarge the image: ${name}`,
         size: (width, height) => `${width} × ${height} px`,
         sending: (percent) => `Sending: ${percent} %`,
@@ -60,6 +62,7 @@ const words = texts({
         part: "针对局部提问",
         remove: "移除",
         clear: "新对话",
+        plain: "恢复原图",
         enlarge: (name) => `放大图片：${name}`,
         size: (width, height) => `${width} × ${height} 像素`,
         sending: (percent) => `正在发送：${percent} %`,
@@ -137,7 +140,8 @@ function buildCard(app, sources) {
         icon("image"),
         element("span", {}, () => words.noPreview),
     );
-    const enlarge = element("button.image-enlarge", { type: "button", "aria-haspopup": "dialog" }, image, missing);
+    const map = mapLayer(image);
+    const enlarge = element("button.image-enlarge", { type: "button", "aria-haspopup": "dialog" }, image, map.element, missing);
     const name = element("span.image-name");
     const details = element("span.image-details");
     const bar = element("progress", { max: 1, "aria-label": () => words.sendingName });
@@ -162,7 +166,13 @@ function buildCard(app, sources) {
         () => words.remove,
         () => removeImage(app),
     );
-    const actions = element("div.image-actions", {}, part, change, remove);
+    const plain = labeledButton(
+        "close",
+        () => words.plain,
+        () => app.explained?.end(),
+        { hidden: true },
+    );
+    const actions = element("div.image-actions", {}, plain, part, change, remove);
     enlarge.addEventListener("click", () => openShown(app, false));
     const node = element(
         "div.image-card",
@@ -172,7 +182,15 @@ function buildCard(app, sources) {
         sending,
         actions,
     );
+    app.on("map", (grid) => showMap({ node, map, plain }, grid));
     return { node, image, missing, enlarge, name, details, sending, bar, state, part };
+}
+
+/** Show a map over the image, or the plain image for null. */
+function showMap({ node, map, plain }, grid) {
+    map.show(grid);
+    node.classList.toggle("has-map", Boolean(grid));
+    keepFocus(node, () => (plain.hidden = !grid));
 }
 
 async function openShown(app, selectsPart) {

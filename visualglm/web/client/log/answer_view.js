@@ -3,6 +3,7 @@
 import { isComplete } from "../core/conversation.js";
 import { element, iconButton, replaceChildren } from "../core/dom.js";
 import { texts } from "../core/i18n.js";
+import { explanationView } from "../explain/explanation.js";
 import { noteTexts, phaseText, statisticsTexts } from "./answer_texts.js";
 import { correctionView } from "./correction.js";
 import { copyButton, plainText, setHidden } from "./log_parts.js";
@@ -37,16 +38,18 @@ export function answerView(app, { tools, badge = "", onRetry }) {
     const running = element("p.phase", { hidden: true }, dots, phase);
     const notes = element("div.notes", { hidden: true });
     const correction = correctionView(app, text.element);
+    const explanation = explanationView(app, text.element);
     const copy = copyButton(() => words.copy, () => node.answer, { "data-action": "copy" });
     const correct = iconButton("edit", () => words.correct, { "data-action": "correct", onclick: correction.open });
     const statistics = element("p.statistics");
-    const actions = element("div.actions", {}, copy, correct, tools);
+    const actions = element("div.actions", {}, copy, explanation.button, correct, tools);
     const footer = element("footer", {}, actions, statistics);
     const article = element(
         "article.answer",
         { tabindex: -1 },
         element("p.author", {}, badge && element("span.badge", {}, badge), author),
         text.element,
+        explanation.element,
         running,
         notes,
         correction.element,
@@ -70,6 +73,7 @@ export function answerView(app, { tools, badge = "", onRetry }) {
         footer.hidden = isRunning;
         copy.hidden = !node.answer;
         correct.hidden = !app.info.features.votes || !isComplete(node) || Boolean(badge);
+        explanation.update(node);
         drawNotes();
         drawStatistics();
         statistics.hidden = !node.stats;

@@ -62,6 +62,25 @@ export class Images {
         return upload;
     }
 
+    /**
+     * Call `send` with the server's id of an image, null without an image. If the server has lost the image, it is sent
+     * again.
+     *
+     * @param {string|null} id - of the image in the store
+     * @param {function(string|null): Promise} send
+     */
+    async send(id, send) {
+        let record = id && (await this.uploaded(id));
+        if (record && !record.serverId) record = await this.upload(record);
+        try {
+            return await send(record?.serverId ?? null);
+        } catch (error) {
+            if (error.code !== "unknown_image" || !record) throw error;
+            record = await this.upload(record);
+            return send(record.serverId);
+        }
+    }
+
     /** Return the record of an image without waiting for its upload; undefined if there is none. */
     async record(id) {
         return this.transfers.get(id)?.record ?? this.app.store.get("images", id);
