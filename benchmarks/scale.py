@@ -44,15 +44,20 @@ class Client:
     rates: list[float] = field(default_factory=list)
     firsts: list[float] = field(default_factory=list)
 
+    def send(self, bodies: list[dict[str, Any]]) -> dict[str, Any]:
+        """Send requests at once; return the client's report."""
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps(bodies), file=self.process.stdin, flush=True)
+        report: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return report
+
     def ask(self, bodies: list[dict[str, Any]], tokens: int) -> None:
         """Send requests at once, and store tokens/s and the median time to the first event.
 
         Raises:
             RuntimeError: an answer is incomplete.
         """
-        assert self.process.stdin and self.process.stdout
-        print(json.dumps(bodies), file=self.process.stdin, flush=True)
-        report = json.loads(self.process.stdout.readline())
+        report = self.send(bodies)
         for one in report["outcomes"]:
             if (one["status"], one["tokens"]) != (200, tokens):
                 raise RuntimeError(f"An answer is incomplete: {one}.")

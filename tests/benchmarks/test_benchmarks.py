@@ -163,6 +163,15 @@ def test_ray_serve_is_compared_with_the_plain_server() -> None:
 
 
 @pytest.mark.slow
+def test_a_killed_replica_costs_its_streams_alone() -> None:
+    pytest.importorskip("ray")
+    few = ["--device", "cpu", "--count", "4", "--tokens", "512", "--only", "failures/complete", "failures/recovery"]
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.failures", *few))}
+    assert float(rows["failures/complete"][1]) >= 2
+    assert float(rows["failures/recovery"][1]) > 0
+
+
+@pytest.mark.slow
 def test_a_load_test_ends_with_a_verdict() -> None:
     few = ["--clients", "8", "--seconds", "6", "--warm_up", "2", "--every_s", "2", "--pause_s", "0.01"]
     output = run_alone("tests.stress.server_load", *few)

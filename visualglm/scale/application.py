@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 
 from model import VisualGLMError
 from visualglm.server.settings import Settings
@@ -20,6 +21,7 @@ from .ray_environment import forget_thread_count
 from .replica import ModelReplica, ModelSettings
 
 MARGIN_S = 10.0  # a replica may take longer to stop than the longest answer
+ROUTER = "visualglm.scale.router.ImageRouter"
 START_ATTEMPTS = 2  # a replica whose model cannot be loaded is not started forever
 
 
@@ -68,6 +70,7 @@ def build_application(cluster: ClusterSettings, model: ModelSettings, settings: 
         max_ongoing_requests=model.max_batch_size + model.max_queue_size,
         max_constructor_retry_count=START_ATTEMPTS,
         rolling_update_percentage=cluster.update_percentage / 100,
+        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         **common_options(stop_s),
         **scaling_options(cluster, model.max_batch_size),
     )

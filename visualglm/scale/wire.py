@@ -4,6 +4,7 @@ Both ends run the same version of this project, in processes of one cluster, so 
 """
 
 import pickle
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import Any
@@ -15,22 +16,35 @@ from model import CHINESE, ENGLISH, Conversation, GenerationConfig, StreamChunk,
 ERROR_CLASSES: dict[str, type[VisualGLMError]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VisualGLMError)
 }
+KEY_BYTES = 4  # of the hash of an image
 LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
 
 
 def pack_question(conversation: Conversation, question: str, config: GenerationConfig, min_interval_s: float) -> bytes:
-    """Encode a question with its settings. An RGB image becomes its pixels, one byte per channel."""
+    """Encode a question with its settings, after the key of its image; see `image_key`.
+
+    An RGB image becomes its pixels, one byte per channel.
+    """
     image: Any = conversation.image
     if isinstance(image, Image.Image):
         rgb = image.convert("RGB")
         image = (rgb.size, rgb.tobytes())
+    packed_image = pickle.dumps(image)
+    key = 0 if image is None else zlib.crc32(packed_image) or 1
     turns = [(turn.question, turn.answer) for turn in conversation.turns]
-    return pickle.dumps((image, turns, conversation.language.code, question, asdict(config), min_interval_s))
+    rest = pickle.dumps((packed_image, turns, conversation.language.code, question, asdict(config), min_interval_s))
+    return key.to_bytes(KEY_BYTES) + rest
+
+
+def image_key(question: bytes) -> int:
+    """Return a hash of the image of a packed question; 0 without an image."""
+    return int.from_bytes(question[:KEY_BYTES])
 
 
 def unpack_question(data: bytes) -> tuple[Conversation, str, GenerationConfig, float]:
     """Decode a question of `pack_question`."""
-    image, turns, language, question, settings, min_interval_s = pickle.loads(data)
+    packed_image, turns, language, question, settings, min_interval_s = pickle.loads(memoryview(data)[KEY_BYTES:])
+    image = pickle.loads(packed_image)
     if isinstance(image, tuple):
         image = Image.frombytes("RGB", *image)
     conversation = Conversation(image, [Turn(*turn) for turn in turns], LANGUAGES[language])
