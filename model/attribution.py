@@ -1,4 +1,4 @@
-"""Attribute an answer to its image: which patches each token relies on, and how much.
+"""Attribute an answer to its image: which patches each token relies on, and how much. An export copies this file.
 
 Gradients propose patches, and covering them decides:
 
@@ -25,8 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .images.encoder_layers import count_heads
-
 SMOOTHING = 3  # side of the mean filter, in patches
 RADIUS_FRACTIONS = (1 / 8, 3 / 16)  # radii of covered squares, as fractions of the grid's side
 FALLOFF = 0.8  # standard deviation of a peak's weight, as a fraction of the radius
@@ -47,12 +45,14 @@ class Attribution:
         map: float32 [R, C]: for each patch, how much less likely the answer is without its surroundings, in nats,
             times its relevance between 0 and 1.
         token_maps: float32 [T, R, C], the same for each token; 0 if no covered square halves the token's probability.
+        logprobs: float32 [T], the log-probability of each token.
         reliance: float32 [T]: how much less likely each token is without the content of the image, in nats.
         has_place: whether covering a part of the image makes the answer at most half as likely.
     """
 
     map: torch.Tensor
     token_maps: torch.Tensor
+    logprobs: torch.Tensor
     reliance: torch.Tensor
     has_place: bool
 
@@ -102,10 +102,15 @@ class CrossAttentionRecord:
         return by_patch[1:]  # without the class token
 
 
+def count_heads(layer: Any) -> int:
+    """Return the number of heads of an attention layer of either network."""
+    heads: int = layer.heads if hasattr(layer, "heads") else layer.num_attention_heads_per_partition
+    return heads
+
+
 def split_heads(x: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
     """Split x [B, T, parts * D] into parts and heads: [parts, B, H, T, D / H]."""
-    split: torch.Tensor = x.unflatten(-1, (parts, heads, -1))  # type: ignore[no-untyped-call]
-    return split.permute(2, 0, 3, 1, 4)
+    return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
 @contextmanager
@@ -147,7 +152,7 @@ def attribute(encode: Encode, score: Score, layers: Sequence[nn.Module], pixels:
             break
     weigh = partial(weight_peaks, relevance, peaks, radius)
     token_maps = torch.stack([weigh(drop * (drop.max() >= ENOUGH_DROP)) for drop in drops.T])
-    return Attribution(weigh(drops.sum(1)), token_maps, reliance, has_place)
+    return Attribution(weigh(drops.sum(1)), token_maps, logprobs.detach(), reliance, has_place)
 
 
 def find_relevance(

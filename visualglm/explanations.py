@@ -6,7 +6,8 @@ from typing import Any
 
 from model import ChatModel, Conversation, Explanation
 from model.chat_model import NetworkChatModel
-from model.explain import MAX_NEW_TOKENS, explain_answer
+from model.explain import explain_answer
+from model.explanation import MAX_NEW_TOKENS
 from model.resource_errors import translate_resource_errors
 
 MAX_TOKENS = MAX_NEW_TOKENS  # of an answer that is explained; its memory grows with its length

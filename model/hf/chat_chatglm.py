@@ -22,7 +22,8 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import cached_file
 
-from ..errors import GenerationError, PromptTooLongError, SettingError
+from ..errors import GenerationError, ImageError, PromptTooLongError, SettingError
+from ..explanation import MOST_LIKELY, Explanation, explain_inputs
 from ..images.preprocess import load_image, preprocess
 from ..prompt import (
     AS_CONFIGURED,
@@ -209,6 +210,23 @@ class ChatMixin(PrefixGenerationMixin):
         answer.flush()
         if answer.emitted != before or not before:
             yield self._result(query, turns, answer.emitted)
+
+    def explain(
+        self,
+        tokenizer: Tokenizer,
+        image_path: str | None,
+        query: str,
+        history: AnyHistory = None,
+        english: English = AS_CONFIGURED,
+        answer: str | None = None,
+    ) -> Explanation:
+        """Show which part of an image the answer to `query` relies on; `answer` replaces the most likely one."""
+        if not image_path:
+            raise ImageError("There is no image. Give the image whose parts explain the answer.")
+        if answer is None:
+            answer, _ = self.chat(tokenizer, image_path, query, history, english=english, **MOST_LIKELY)
+        inputs, image = self.build_inputs(tokenizer, image_path, query, history, None, english), load_image(image_path)
+        return explain_inputs(self, tokenizer, inputs, image, preprocess(image, self.image_size)[None], answer)
 
     def stream_generate(self, input_ids: torch.Tensor, **kwargs: Any) -> Iterator[torch.Tensor]:
         """Continue one prompt [1, T] as `generate` does; yield the ids so far, [1, T + 1], [1, T + 2], ...

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,39 @@ HF_MODULES = (
     "tokenization_chatglm",
 )
 SHARED_FILES = (  # of other packages, by their paths in `model`
+    "attribution.py",
     "errors.py",
+    "explanation.py",
     "images/decode.py",
     "images/preprocess.py",
     "images/url_fetch.py",
     "kernels/torch_ops.py",
     "prompt.py",
 )
-SHARED_MODULES = tuple(Path(file).stem for file in SHARED_FILES)
+# Shared modules that an export has in one file, because it has at most twelve. Each may import those before it.
+COMMON_MODULES = ("errors", "attribution", "explanation")
+COMMON_NAME = "common"
+SHARED_MODULES = (
+    *(stem for file in SHARED_FILES if (stem := Path(file).stem) not in COMMON_MODULES),
+    COMMON_NAME,
+)
 TOKENIZER_MODULE = "tokenization_chatglm"  # not needed by the model
 TOKENIZER_FILES = {f"{TOKENIZER_MODULE}.py", "configuration_chatglm.py"}
 # Modules of earlier exports, which no module imports any more.
 FORMER_MODULES = (
     *("cache_chatglm", "graph_chatglm", "prefix_chatglm", "room_chatglm", "saving_chatglm", "text_chatglm"),
     *("vision_chatglm", "quantization", "kernels", "recording", "file_mode", "history", "image", "image_file"),
-    *("image_bounds", "image_metadata", "data_url", "fetch", "address", "cuda_graph", "low_bit", "dialogue_chatglm"),
+    *(
+        "errors",
+        "image_bounds",
+        "image_metadata",
+        "data_url",
+        "fetch",
+        "address",
+        "cuda_graph",
+        "low_bit",
+        "dialogue_chatglm",
+    ),
 )
 ENTRY_MODULES = ("chat_chatglm", "modeling_chatglm")  # transformers imports them by the auto_map
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
@@ -166,13 +184,27 @@ def code_files() -> Iterator[tuple[str, str]]:
     for module in HF_MODULES:
         text = flatten_imports((package / f"{module}.py").read_text(encoding="utf-8"))
         yield f"{module}.py", text + name_modules(module, text) if module in ENTRY_MODULES else text
-    for file in SHARED_FILES:
-        yield Path(file).name, flatten_imports((package.parent / file).read_text(encoding="utf-8"))
+    sources = {Path(file).stem: (package.parent / file).read_text(encoding="utf-8") for file in SHARED_FILES}
+    common = [sources.pop(module) for module in COMMON_MODULES]
+    for module, text in sources.items():
+        yield f"{module}.py", flatten_imports(text)
+    yield f"{COMMON_NAME}.py", join_modules(common)
 
 
 def flatten_imports(text: str) -> str:
     """Rewrite a module's relative imports for a directory that contains all modules."""
-    return re.sub(r"^(\s*)from \.+(?:\w+\.)*(\w+) import", r"\1from .\2 import", text, flags=re.MULTILINE)
+
+    def flatten(found: re.Match[str]) -> str:
+        return f"{found[1]}from .{COMMON_NAME if found[2] in COMMON_MODULES else found[2]} import"
+
+    return re.sub(r"^(\s*)from \.+(?:\w+\.)*(\w+) import", flatten, text, flags=re.MULTILINE)
+
+
+def join_modules(texts: Sequence[str]) -> str:
+    """Return one module with the content of several, each of which imports only those before it."""
+    own_import = rf"^from \.{COMMON_NAME} import (\(.*?\)|[^(\n]*)\n"
+    joined = "\n\n".join(flatten_imports(text) for text in texts)
+    return re.sub(own_import, "", joined, flags=re.MULTILINE | re.DOTALL)
 
 
 def name_modules(module: str, text: str) -> str:

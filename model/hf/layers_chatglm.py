@@ -15,15 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..attribution import split_heads
 from ..kernels.torch_ops import QuantizedLinear, apply_rotary, positions_2d, prefix_mask
 from .configuration_chatglm import ChatGLMConfig
 
 Sizes = dict[str, Any]  # eva_config or qformer_config of config.json
-
-
-def split_heads(x: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
-    """Split x [B, T, parts * D] into parts and heads: [parts, B, H, T, D / H]."""
-    return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..attribution import count_heads
 from ..engine.layers import LayerNorm
 from ..engine.network import Network, have_hooks, list_modules
 from ..kernels.linear import Linear
@@ -76,12 +77,6 @@ def self_attention(module: Any, bind: Callable[[Any], Linear]) -> Attention:
 def cross_attention(module: Any, bind: Callable[[Any], Linear]) -> Attention:
     """Return the cross-attention of a module."""
     return Attention(bind(module.query), bind(module.key_value), bind(module.dense), count_heads(module))
-
-
-def count_heads(attention: Any) -> int:
-    """Return the number of heads of an attention module of either network."""
-    heads: int = attention.heads if hasattr(attention, "heads") else attention.num_attention_heads_per_partition
-    return heads
 
 
 def collect_layers(transformer: Any, bind: Callable[[Any], Linear]) -> list[EncoderLayer]:

@@ -115,6 +115,20 @@ def test_both_networks_give_the_same_maps(hf_model: HfChatModel, explanation: Ex
     np.testing.assert_allclose(other.token_reliance, explanation.token_reliance, atol=1e-2)
 
 
+def test_the_transformers_model_explains_by_itself(hf_model: HfChatModel, explanation: Explanation) -> None:
+    network, tokenizer = hf_model.network, hf_model.tokenizer
+    other = network.explain(tokenizer, str(SCENE), ASKED, english=True)
+    assert other.answer == explanation.answer
+    assert [token.text.strip() for token in other.tokens] == [token.text.strip() for token in explanation.tokens]
+    np.testing.assert_allclose([t.logprob for t in other.tokens], [t.logprob for t in explanation.tokens], atol=1e-3)
+    np.testing.assert_allclose(other.map, explanation.map, atol=1e-4)
+    np.testing.assert_allclose(other.token_maps, explanation.token_maps, atol=1e-4)
+    with pytest.raises(ImageError, match="no image"):
+        network.explain(tokenizer, None, ASKED)
+    with pytest.raises(QuestionError, match="empty"):
+        network.explain(tokenizer, str(SCENE), ASKED, answer="")
+
+
 def test_the_overlay_is_bright_on_the_thing_and_has_the_size_of_the_image(explanation: Explanation) -> None:
     overlay = explanation.overlay()
     assert overlay.size == explanation.image.size

@@ -22,6 +22,7 @@ ORDER = (
     "placement",
     *("finetuned", "visualglm", "blip2"),
     *("sat", "checkpoint", "hf", "images", "engine", "model_facts", "quantization", "kernels"),
+    *("explanation", "attribution"),
     *("command_line", "settings_file", "seeds", "html_page", "svg", "tensors"),
     *("description", "prompt", "environment", "file_writing", "names"),
     *("resource_errors", "errors"),
