@@ -20,6 +20,7 @@ from .address import LOG_LEVEL, start_ray
 from .application import build_application
 from .cluster_config import ClusterSettings
 from .coordinator import get_coordinator
+from .errors import ClusterError
 from .names import APPLICATION
 from .replica import ModelSettings
 
@@ -42,14 +43,34 @@ def local_ray(cluster: ClusterSettings) -> Iterator[None]:
         ray.shutdown()
 
 
+def open_coordinator() -> Any:
+    """Return the coordinator, which lets the HTTP applications accept questions.
+
+    Raises:
+        ClusterError: the nodes do not have this project.
+    """
+    coordinator = get_coordinator()
+    try:
+        ray.get(coordinator.close.remote(False))
+    except ray.exceptions.ActorDiedError as error:
+        if "No module named" not in str(error):
+            raise
+        missing = str(error).strip().splitlines()[-1]
+        raise ClusterError(
+            f"The nodes of the cluster cannot import this program ({missing}). Install the same version of it on all "
+            "nodes with the extra `scale`, and start Ray from that environment."
+        ) from error
+    return coordinator
+
+
 def deploy(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:
     """Start the application and wait until all its replicas are ready; return the coordinator.
 
     Raises:
+        ClusterError: the nodes do not have this project.
         VisualGLMError: a replica cannot be started.
     """
-    coordinator = get_coordinator()
-    ray.get(coordinator.close.remote(False))
+    coordinator = open_coordinator()
     options = {"enable_access_log": False, "log_level": LOG_LEVEL}
     application = build_application(cluster, model, settings)
     try:
