@@ -14,7 +14,8 @@ from .tokenization_chatglm import ChatGLMTokenizer
 if TYPE_CHECKING:
     from .modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
-IMAGE_CLASSES = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")  # the latter only in transformers 4
+# The second only in transformers 5, the third only in 4.
+IMAGE_CLASSES = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForVision2Seq")
 
 __all__ = ["ChatGLMConfig", "ChatGLMForConditionalGenerationWithImage", "ChatGLMTokenizer"]
 

@@ -71,6 +71,7 @@ CONFIG_MAP: dict[str, Any] = {
     "AutoModelForCausalLM": MODEL_CLASS,
     "AutoModelForSeq2SeqLM": MODEL_CLASS,
     "AutoModelForImageTextToText": MODEL_CLASS,
+    "AutoModelForMultimodalLM": MODEL_CLASS,
     "AutoModelForVision2Seq": MODEL_CLASS,  # the name in transformers 4
     "AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None],
     **PROCESSOR_MAP,

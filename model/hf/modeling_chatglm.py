@@ -20,6 +20,7 @@ from torch import nn
 from transformers import BatchFeature, GenerationMixin, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.models.auto import modeling_auto
 
 from ..errors import CheckpointError, SettingError
 from ..images.preprocess import CLIP_MEAN, CLIP_STD, decode_base64, load_image, preprocess
@@ -69,6 +70,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         )  # checkpoint key
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)  # checkpoint key
         self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None  # checkpoint key
+        self.complete: list[ChatGLMForConditionalGenerationWithImage] = []  # a list: it is no submodule
         self.post_init()
 
     def prefix(self) -> tuple[torch.Tensor, ...]:
@@ -93,8 +95,10 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         output_hidden_states: bool | None = None,
         mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPast:
-        """Return the hidden states [B, T, D] of token ids without an image, or of embedded tokens.
+        pixel_values: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Return the hidden states [B, T, D] of token ids or of embedded tokens.
 
         Args:
             input_ids: [B, T], for libraries that call the model without its head; the complete model embeds tokens
@@ -108,6 +112,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             mask: [B, 1, T, S], with `inputs_embeds`; True where a token attends to one of the S cached and new tokens;
                 None for all.
             output_attentions: also return the attention weights [B, H, T, S] of each layer.
+            pixel_values: with `input_ids`, as in the complete model, whose image encoder is used.
 
         Raises:
             ValueError: inconsistent inputs.
@@ -115,9 +120,12 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if input_ids is not None:
             if inputs_embeds is not None or mask is not None:
                 raise ValueError("Give input_ids with attention_mask, or inputs_embeds with mask, not both.")
-            inputs_embeds = self.word_embeddings(input_ids)
+            inputs_embeds, starts = self.word_embeddings(input_ids), None
+            if pixel_values is not None and self.complete and not stored_length(past_key_values):
+                image_embeds, starts = self.complete[0].embed_pixel_values(input_ids, pixel_values)
+                inputs_embeds = insert_images(inputs_embeds, image_embeds, starts)
             position_ids, mask = self.prepare_positions_and_mask(
-                input_ids, position_ids, attention_mask, past_key_values
+                input_ids, position_ids, attention_mask, past_key_values, starts
             )
         if inputs_embeds is None or position_ids is None:
             raise ValueError("Give input_ids, or inputs_embeds with position_ids [B, 2, T].")
@@ -140,12 +148,13 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             if output_hidden_states:
                 states.append(x)
         x = self.final_layernorm(x)
-        return BaseModelOutputWithPast(
+        result = BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=past_key_values,
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
             attentions=tuple(weights) if output_attentions else None,
         )
+        return result.to_tuple() if return_dict is False else result
 
     def prepare_positions_and_mask(
         self,
@@ -212,6 +221,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             config.eva_config, config.qformer_config, config.hidden_size
         )  # checkpoint key
         self.graph_cache = GraphCache()
+        self.transformer.complete.append(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -466,3 +476,10 @@ class ChatGLMImageProcessor(BaseImageProcessor):  # public name
         side = int(self.size["height"])
         pixels = torch.stack([preprocess(one, side, mean=self.image_mean, std=self.image_std) for one in opened])
         return BatchFeature({"pixel_values": pixels if return_tensors in (None, "pt") else pixels.numpy()})
+
+
+# `transformers serve` asks this list whether a model takes images; transformers 4 has none.
+if hasattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"):
+    modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault(
+        ChatGLMConfig.model_type, ChatGLMForConditionalGenerationWithImage.__name__
+    )

@@ -7,10 +7,12 @@ Token ids are those of the published tokenizer (https://huggingface.co/THUDM/vis
 import codecs
 import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer, decoders, models
 from transformers import AddedToken, PreTrainedTokenizer
 from transformers.utils import PaddingStrategy
 
@@ -307,6 +309,18 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         layout = {self.sp_model.piece_to_id(piece): text for piece, text in whitespace_pieces().items()}
         added = {i: token.content for i, token in self._added_tokens_decoder.items() if i >= self.vocab_size}
         return IncrementalDecoder(self.sp_model, {**layout, **added}, self.pad_token_id)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """A decoder of the library tokenizers, with which `transformers serve` streams answers."""
+        stream, size = self.stream(), len(self)
+        texts = [stream.token_bytes(token_id).decode(errors="replace") for token_id in range(size)]
+        is_byte = [token_id < self.vocab_size and self.sp_model.is_byte(token_id) for token_id in range(size)]
+        pieces = [self.convert_ids_to_tokens(i) if is_byte[i] or not texts[i] else texts[i] for i in range(size)]
+        decoder = Tokenizer(models.Unigram([(piece, 0.0) for piece in pieces], 0, byte_fallback=True))
+        decoder.add_special_tokens([pieces[i] for i in range(size) if not is_byte[i] and not texts[i]])
+        decoder.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        return decoder
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """Format messages without images as transformers does, in `prompt_language` unless that is given."""

@@ -5,7 +5,10 @@ error.
 """
 
 import json
+import shutil
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 for name in ("model", "sat", "finetune", "visualglm"):
     sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
@@ -24,6 +27,8 @@ from transformers import (  # noqa: E402
     StoppingCriteria,
     StoppingCriteriaList,
     TextStreamer,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 
@@ -35,10 +40,10 @@ GREEDY = {"do_sample": False, "max_new_tokens": 20, "max_length": None, "repetit
 ENCODE = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
 
 
-def load(auto_class=AutoModelForImageTextToText, **settings):
+def load(auto_class=AutoModelForImageTextToText, path=directory, **settings):
     """Load the directory's model."""
     settings = {"dtype": torch.float32, **settings}
-    return auto_class.from_pretrained(directory, trust_remote_code=True, **settings).eval()
+    return auto_class.from_pretrained(path, trust_remote_code=True, **settings).eval()
 
 
 processor = AutoProcessor.from_pretrained(directory, trust_remote_code=True)
@@ -163,6 +168,48 @@ def saved():
     return torch.equal(used.generate(**ids, **GREEDY), expected)
 
 
+def trained():
+    chat = [*MESSAGES, {"role": "assistant", "content": "两个。"}]
+    row = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+    )
+    row["labels"] = row["input_ids"].where(row.pop("assistant_masks").bool(), -100)
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True}
+    trainer = Trainer(
+        load(),
+        TrainingArguments(
+            f"{folder}-run", max_steps=3, gradient_checkpointing=True, remove_unused_columns=False, **options
+        ),
+        train_dataset=[dict(row)] * 4,
+        eval_dataset=[dict(row)],
+        data_collator=lambda rows: {name: torch.cat([row[name] for row in rows]) for name in rows[0]},
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    return trainer.evaluate()["eval_loss"] < before
+
+
+def commit(repo_id, operations, **settings):
+    """Copy the files of a commit to the folder `repo_id`, which stands for a repository of the hub."""
+    for one in operations:
+        target = Path(repo_id, one.path_in_repo)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(one.path_or_fileobj, target)
+
+
+def pushed():
+    repository, hub = "owner/pushed", transformers.utils.hub
+    api = hub if IS_4 else hub.hf_api()
+    api.create_commit = commit
+    api.create_repo = lambda repo_id, **_: SimpleNamespace(repo_id=repo_id)
+    model.push_to_hub(repository)
+    processor.push_to_hub(repository)
+    again = AutoProcessor.from_pretrained(repository, trust_remote_code=True)
+    return generated(load(path=repository)) and torch.equal(
+        again.apply_chat_template(MESSAGES, **ENCODE)["input_ids"], inputs["input_ids"]
+    )
+
+
 CALLS = {
     "AutoImageProcessor": image_processor,
     "chat": chat,
@@ -188,6 +235,8 @@ CALLS = {
     "padding right": lambda: padded("right"),
     "quantization_config": four_bits,
     "save_pretrained": saved,
+    "push_to_hub": pushed,
+    "Trainer": trained,
 }
 
 

@@ -33,7 +33,10 @@ ROOT = Path(__file__).parents[3]
 PICTURE = ROOT / "examples" / "scene.png"
 QUESTION = "图片里有几个物体？"
 EXPLAINED = "What colour is the star?"
-LIBRARIES = {"torch", "transformers", "sentencepiece", "numpy", "PIL", "pi_heif", *sys.stdlib_module_names}
+LIBRARIES = {
+    *("torch", "transformers", "sentencepiece", "tokenizers", "numpy", "PIL", "pi_heif"),
+    *sys.stdlib_module_names,
+}
 # Arguments: an image, a question, a folder to save the last model in or "", and directories. Prints the results.
 PROGRAM = """
 import json, sys

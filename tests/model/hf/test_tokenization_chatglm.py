@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from tokenizers.decoders import DecodeStream
 
 from model.hf.tokenization_chatglm import (
     MAX_SPACES,
@@ -306,6 +307,14 @@ def test_duplicates_work(tokenizer: ChatGLMTokenizer, duplicate) -> None:
     for row in GOLDENS["rows"]:
         assert other.encode(row["text"]) == row["ids_with_special"]
         assert other.decode(row["ids"]) == row["decoded"]
+
+
+def test_the_decoder_of_the_library_tokenizers_streams_the_same_text(tokenizer: ChatGLMTokenizer) -> None:
+    for row in GOLDENS["rows"]:
+        ids = tokenizer.encode_text("a" + row["text"])
+        streams = DecodeStream([], skip_special_tokens=True), tokenizer.stream()
+        found = [streams[0].step(tokenizer._tokenizer, token_id) or "" for token_id in (*ids, tokenizer.eos_token_id)]
+        assert "".join(found) == "".join(map(streams[1].push, ids))
 
 
 def test_image_tokens_are_refused() -> None:

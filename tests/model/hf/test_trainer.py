@@ -1,5 +1,6 @@
 """transformers' Trainer trains, evaluates and saves the model; TRL's trainers can call its language model."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.prompt import ENGLISH, encode_turns
 from tests.helpers.hf_models import load_tiny, tiny_model, tiny_tokenizer
 
 pytest.importorskip("accelerate", reason="accelerate is not installed")
@@ -74,6 +76,16 @@ def test_the_model_below_the_head_takes_ids_as_trl_gives_them(side: str) -> None
     for row, states, visible in zip(rows, hidden, seen, strict=True):
         alone = model.base_model(input_ids=torch.tensor([row["input_ids"]])).last_hidden_state[0]
         assert torch.allclose(states[visible], alone, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_model_below_the_head_takes_pixels_as_trl_gives_them() -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    ids = torch.tensor([encode_turns(tokenizer, (), "What is this?", ENGLISH, 32).token_ids])
+    inputs = {"input_ids": ids, "pixel_values": torch.rand(1, 3, 224, 224)}
+    hidden = copy.deepcopy(model).base_model(**inputs, return_dict=True, use_cache=False).last_hidden_state
+    assert torch.equal(model.lm_head(hidden), model(**inputs).logits)
+    assert not torch.equal(hidden, model.base_model(input_ids=ids).last_hidden_state)
 
 
 def test_the_model_below_the_head_says_what_it_lacks() -> None:
