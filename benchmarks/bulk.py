@@ -1,12 +1,13 @@
 """Answer the images of a folder with `visualglm batch`, compared with chat_batch on the same model in the same process.
 
-python -m benchmarks.bulk
-python -m benchmarks.bulk --device cuda --from_pretrained visualglm-6b --dtype float16 --images 10000 --max-batch 64
+python -m benchmarks.bulk --device cpu
+python -m benchmarks.bulk --images 10000 --max-batch 128 --repetitions 1     full size, random weights
 
     chat_batch   the images are loaded before: only answering is measured
     batch        the program without loading the model: it lists and reads the files, answers, and writes the output
 
-All answers have the same number of tokens. The two take turns; the table shows the medians.
+All answers have the same number of tokens. The two take turns; the table shows the medians. Images are JPEGs of 640 x
+480 pixels with noise.
 """
 
 import argparse
@@ -15,30 +16,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.machine import describe_machine, min_int, name_gpu
-from model import DEMO, SatChatModel, chat_batch, load_sat
+from benchmarks.parts.photos import draw_photos
+from model import DEMO, SatChatModel, chat_batch
 from model.command_line import ArgumentParser, run_program
 from model.images.preprocess import load_image
 from visualglm.batch.rows import Input
 from visualglm.batch.run import Run
 from visualglm.batch.tasks import Result, Settings, Task
 from visualglm.batch.work import Answerer
-from visualglm.scenes import draw_scene
 
 QUESTION = "Describe the image."
 TARGET = 0.95  # of chat_batch's tokens/s
-
-
-def draw_images(folder: Path, count: int) -> list[Path]:
-    """Write different images to a folder; return their paths."""
-    paths = [folder / f"{number:06}.jpg" for number in range(count)]
-    for number, path in enumerate(paths):
-        draw_scene(seed=number).image.save(path)
-    return paths
 
 
 def measure_chat_batch(model: SatChatModel, images: list[Image.Image], tokens: int, max_batch: int) -> float:
@@ -88,10 +83,8 @@ def measure_batch(model: SatChatModel, folder: Path, output: Path, tokens: int, 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
     add = parser.add_argument
-    add("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
-    add("--device", default="cpu")
-    add("--dtype", help="dtype of the weights (default: chosen for the device and the size)")
     add("--quant", type=int, choices=(8, 4), help="quantize the weights to this many bits")
     add("--images", type=min_int(1), default=200, help="number of images (default %(default)s)")
     add("--tokens", type=min_int(2), default=32, help="tokens per answer (default %(default)s)")
@@ -103,17 +96,18 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure both in turn; print a table."""
     options = parse_arguments()
-    model = load_sat(options.from_pretrained, device=options.device, dtype=options.dtype, quant=options.quant)
+    source = Source(options)
+    model = source.sat(options.quant)
+    model = SatChatModel(model.network, model.tokenizer.tokenizer)  # the tokenizer of real text
     model.warm_up()
-    gpu = name_gpu(model.network.device)
-    print(
-        f"{describe_machine(gpu)}, {options.from_pretrained}, {options.images} images, {options.tokens} tokens each\n"
-    )
+    machine = describe_machine(name_gpu(source.device))
+    print(f"{machine}, {source.name}, {options.images} images, {options.tokens} tokens each\n")
     rates: dict[str, list[float]] = {"chat_batch": [], "batch": []}
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, "images")
         images.mkdir()
-        loaded = [load_image(path) for path in draw_images(images, options.images)]
+        with ThreadPoolExecutor() as pool:
+            loaded = list(pool.map(load_image, draw_photos(images, options.images)))
         measure_chat_batch(model, loaded[: 2 * options.max_batch], options.tokens, options.max_batch)  # warm-up
         for number in range(options.repetitions):
             rates["chat_batch"].append(measure_chat_batch(model, loaded, options.tokens, options.max_batch))

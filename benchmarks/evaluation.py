@@ -15,14 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from benchmarks.full_size import FULL_SIZE, Source, add_model_arguments
 from benchmarks.parts.machine import describe_machine, min_int, name_gpu
+from benchmarks.parts.photos import draw_photos
 from model import SatChatModel
 from model.command_line import ArgumentParser, run_program
 from visualglm.batch.run import Run
@@ -35,27 +32,14 @@ from visualglm.evaluation.program import GREEDY
 from visualglm.evaluation.question_tasks import OWN, QuestionTasks, read_conditions
 from visualglm.evaluation.report import make_report, write_json
 from visualglm.evaluation.report_page import write_report_page
-from visualglm.scenes import draw_scene
 
 MAX_NEW_TOKENS = 8
 TARGET_S = 20.0  # for 3,000 questions on one H200
-SIZE = 640, 480  # pixels, as of most photos in COCO, which POPE asks about
-NOISE = 12.0  # standard deviation of a pixel's values, of 255
-QUALITY = 90  # of the JPEGs
-
-
-def draw_photo(path: Path, seed: int) -> None:
-    """Write a drawn scene with noise as a JPEG."""
-    pixels = np.asarray(draw_scene(seed=seed).image.convert("RGB").resize(SIZE), dtype=np.float32)
-    noisy = pixels + np.random.default_rng(seed).normal(0, NOISE, pixels.shape)
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=QUALITY)
 
 
 def write_questions(folder: Path, count: int) -> Path:
     """Write images, and questions about them in POPE's format; return the path of the questions."""
-    names = [f"{number:06}.jpg" for number in range(count)]
-    with ProcessPoolExecutor() as pool:
-        list(pool.map(draw_photo, [folder / name for name in names], range(count), chunksize=8))
+    names = [path.name for path in draw_photos(folder, count)]
     things = random.Random(0).choices(["ball", "star", "ring", "cross"], k=count)
     lines = [
         {"question_id": number, "image": name, "text": f"Is there a {thing} in the image?", "label": "yes"}

@@ -128,7 +128,7 @@ def test_serving_reports_latencies() -> None:
 
 @pytest.mark.slow
 def test_bulk_compares_the_program_with_chat_batch() -> None:
-    few = ["--images", "6", "--tokens", "3", "--max-batch", "2", "--repetitions", "1"]
+    few = ["--device", "cpu", "--images", "6", "--tokens", "3", "--max-batch", "2", "--repetitions", "1"]
     rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.bulk", *few))}
     assert rows["chat_batch"][2] == "1.00"
     assert float(rows["batch"][0]) > 0
