@@ -4,6 +4,7 @@
     metrics/     answers -> scores, equal to those of the official scripts
     bootstrap    confidence intervals and paired comparisons, clustered by image
     calibration  reliability bins of the model's probabilities
+    reliance     right answers by how much they rely on their images
     comparison   two runs on the same questions
     seeds        several sampling seeds
     swaps        the control with swapped images

@@ -30,12 +30,14 @@ from .data import FORMATS, Question, draw_questions, open_questions
 from .errors import EvaluationError
 from .metrics import DEFAULT_METRICS, METRICS, Metric, chair, read_objects
 from .question_tasks import OWN, QuestionTasks, choose_conditions, keep_answered, read_conditions
+from .reliance import PLAIN, plain_images, to_reliances
 from .report import Report, make_report, write_json
 from .report_page import write_report_page
 from .report_table import format_report
 
 SCENES = "scenes"  # "scenes:100" draws 100 scenes
 ANSWERS, REPORT, PAGE = "answers.jsonl", "report.json", "report.html"
+RELIANCE = "reliance.jsonl"
 SAMPLED = "answers-seed-{}.jsonl"
 CAPTION_TASKS = ("captions", "llava-bench", "training", "questions")  # their accepted answers may describe images
 # The most likely answer, as benchmarks ask for it, with its log-probability.
@@ -78,6 +80,7 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how much is answered, and where."""
     add = parser.add_argument_group("work").add_argument
     add("--limit", type=int, metavar="N", help="ask the first N questions only")
+    add("--reliance", action="store_true", help="also score each answer about a plain image, and group answers by that")
     add("--seeds", type=int, metavar="N", help="also sample N answers to each question, with seeds 1 to N")
     add("--temperature", type=float, help="of --seeds (default: the model's own, as the other sampling parameters)")
     add("--top_p", type=float, help="of --seeds (default: the model's own)")
@@ -106,6 +109,8 @@ def check_arguments(options: argparse.Namespace, fail: Callable[[str], NoReturn]
     places = [name for name in ("server", "ray", "gpus") if getattr(options, name) is not None]
     if "server" in places and len(places) > 1:
         fail(f"Give either --server or --{places[1]}.")
+    if options.reliance and options.server is not None:
+        fail("--reliance scores answers, which the protocol of --server does not offer. Evaluate the model itself.")
     if options.api_key is not None and options.server is None:
         fail("--api-key needs --server URL.")
 
@@ -191,6 +196,22 @@ def answer_all(options: argparse.Namespace, settings: Settings, tasks: QuestionT
     print_text(run.describe(), file=sys.stderr)
 
 
+def score_answers(options: argparse.Namespace, settings: Settings, questions: Sequence[Question], folder: Path) -> None:
+    """Score the answers in the folder, about their own images and about plain ones."""
+    rows = {row.key: row for row in read_conditions(folder / ANSWERS).get(OWN, []) if row.answer}
+    asked = [question for question in questions if question.key in rows and question.image is not None]
+    images = {OWN: {question.key: question.image for question in asked}, PLAIN: plain_images(asked)}
+    scored = {question.key: rows[question.key].answer for question in asked}
+    one_token = replace(settings, sampling={**settings.sampling, "max_new_tokens": 1})  # generated beside the score
+    answer_all(options, one_token, QuestionTasks(Path(options.data), asked, images, scored), folder / RELIANCE)
+
+
+def read_reliances(output: Path) -> dict[str, float]:
+    """Return the reliance of answers by key, from their scores."""
+    rows = read_conditions(output)
+    return to_reliances(rows.get(OWN, []), rows.get(PLAIN, []))
+
+
 def seed_outputs(options: argparse.Namespace, folder: Path) -> dict[int, Path]:
     """Return the file of the answers of each sampling seed."""
     return {seed: folder / SAMPLED.format(seed) for seed in range(1, (options.seeds or 0) + 1)}
@@ -236,8 +257,9 @@ def write_report(
         **facts,
     }
     sampled = [read_conditions(output)[OWN] for output in seed_outputs(options, folder).values()]
+    reliances = read_reliances(folder / RELIANCE) if options.reliance else None
     title = f"{options.from_pretrained or options.server} on {options.data}"
-    report = make_report(title, metrics, answered, conditions, settings, sampled=sampled)
+    report = make_report(title, metrics, answered, conditions, settings, sampled=sampled, reliances=reliances)
     write_json(folder / REPORT, report)
     write_report_page(folder / PAGE, report)
     return report
@@ -272,6 +294,8 @@ def run() -> None:
     own = QuestionTasks(Path(options.data), questions, {OWN: conditions[OWN]})
     for seed, output in seed_outputs(options, folder).items():
         answer_all(options, sampled_settings(options, settings, seed), own, output)
+    if options.reliance:
+        score_answers(options, settings, questions, folder)
     facts = {
         "task": task,
         "swapped_pairs": swapped.count,

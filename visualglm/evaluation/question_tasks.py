@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,23 @@ class QuestionTasks:
         path: the file of the questions, for messages.
         questions: the questions.
         conditions: for each condition, the images to ask about, by key of the question.
+        scored: answers to score, by key of the question, in place of the letters of its options.
     """
 
     has_keys = True  # rows are identified by condition and key, not by their numbers
     columns = Columns()
 
-    def __init__(self, path: Path, questions: Sequence[Question], conditions: Mapping[str, Images]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        questions: Sequence[Question],
+        conditions: Mapping[str, Images],
+        scored: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.asked = questions
         self.conditions = conditions
+        self.scored = scored
 
     @property
     def count(self) -> int:
@@ -49,6 +58,8 @@ class QuestionTasks:
         digest = hashlib.sha256()
         for question in self.asked:
             digest.update(repr(question).encode())
+        if self.scored is not None:
+            digest.update(repr(sorted(self.scored.items())).encode())
         return {"number": len(self.asked), "digest": digest.hexdigest()}
 
     def __iter__(self) -> Iterator[Task]:
@@ -57,7 +68,8 @@ class QuestionTasks:
             for question in self.asked:
                 if question.key in images:
                     number += 1
-                    yield to_task(number, condition, question, images[question.key])
+                    task = to_task(number, condition, question, images[question.key])
+                    yield task if self.scored is None else replace(task, choices=[self.scored[question.key]])
 
 
 def choose_conditions(questions: Sequence[Question], *, with_controls: bool) -> tuple[dict[str, Images], SwappedImages]:

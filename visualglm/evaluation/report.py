@@ -16,6 +16,7 @@ from .calibration import Calibration, calibrate
 from .errors import EvaluationError
 from .metrics import mme_totals
 from .metrics.metric import Array, Metric, score
+from .reliance import RelianceCalibration, calibrate_reliance
 from .swaps import ControlResult, compare_with_control
 
 SWAPPED, WITHOUT_IMAGE = "swapped", "without"  # controls: another image, and no image
@@ -41,6 +42,7 @@ class MetricResult:
         controls: comparisons with the controls that were run, by name.
         calibration: calibration of the answers; None without log-probabilities, or if the metric is no accuracy.
         grades: quality of each answer, from 0 to about 1.
+        reliance: the answers by their reliance; None if it was not measured, or if the metric is no accuracy.
         seeds: the scores of sampled answers over several seeds; empty if there are none.
     """
 
@@ -51,6 +53,7 @@ class MetricResult:
     controls: dict[str, ControlResult]
     calibration: Calibration | None
     grades: Array
+    reliance: RelianceCalibration | None = None
     seeds: Mapping[str, SeedSummary] = field(default_factory=dict)
 
 
@@ -92,6 +95,7 @@ def make_report(
     settings: Mapping[str, Any] | None = None,
     *,
     sampled: Sequence[Iterable[AnswerRow]] = (),
+    reliances: Mapping[str, float] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Report:
@@ -105,6 +109,7 @@ def make_report(
             same questions.
         settings: other facts for the JSON file.
         sampled: answers to all the questions that were sampled with several seeds, one list for each seed.
+        reliances: reliance of answers on their images by key, in nats; see `reliance`.
         resamples, seed: of the bootstrap.
 
     Raises:
@@ -120,6 +125,13 @@ def make_report(
         replace(evaluate_metric(metric, answered, rows, resamples, seed), seeds=summarize_sampled(metric, seeds))
         for metric in metrics
     ]
+    if reliances is not None:
+        results = [
+            replace(result, reliance=calibrate_reliance(answered, result.grades, reliances))
+            if result.metric.is_accuracy
+            else result
+            for result in results
+        ]
     texts = {name: {answer.question.key: answer.text for answer in control} for name, (_, control) in rows.items()}
     return Report(title, answered, results, texts, settings or {})
 
@@ -214,6 +226,7 @@ def metric_to_json(result: MetricResult) -> dict[str, Any]:
         "kinds": {kind: asdict(part) for kind, part in result.kinds.items()},
         "controls": {name: asdict(control) for name, control in result.controls.items()},
         "calibration": None if result.calibration is None else asdict(result.calibration),
+        "reliance": None if result.reliance is None else asdict(result.reliance),
         "seeds": {name: asdict(summary) for name, summary in result.seeds.items()},
     }
 

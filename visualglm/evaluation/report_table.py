@@ -57,6 +57,7 @@ def format_metric(result: MetricResult) -> Iterator[str]:
     if result.calibration is not None:
         calibration = result.calibration
         yield f"expected calibration error: {100 * calibration.error:.2f} % of {calibration.count:,} answers"
+    yield from format_reliance(result)
 
 
 def format_kinds(result: MetricResult) -> Iterator[str]:
@@ -71,6 +72,20 @@ def format_kinds(result: MetricResult) -> Iterator[str]:
         scores = part.scores[main]
         rows.append((kind or "-", f"{part.count:,}", format_number(scores.value), format_interval(scores), *values))
     yield from format_columns(rows)
+
+
+def format_reliance(result: MetricResult) -> Iterator[str]:
+    """Yield the table of the share of right answers by reliance on the image, and the area under the ROC curve."""
+    if result.reliance is None:
+        return
+    rows = [("reliance, nats", "answers", "right %")]
+    for group in result.reliance.groups:
+        low = "" if group.low is None else f"from {group.low:.1f} "
+        high = "" if group.high is None else f"below {group.high:.1f}"
+        rows.append(((low + high).strip(), f"{group.count:,}", format_number(100 * group.accuracy)))
+    yield from format_columns(rows)
+    if not math.isnan(result.reliance.auroc):
+        yield f"right answers rely more on images than wrong ones: area under the ROC curve {result.reliance.auroc:.3f}"
 
 
 def format_seeds(result: MetricResult) -> Iterator[str]:

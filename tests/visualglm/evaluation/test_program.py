@@ -103,6 +103,22 @@ def test_visualglm_tiny_is_marked_only_without_its_images(
     assert capsys.readouterr().out.count("NOT LOOKING") == 2 * is_blind
 
 
+@pytest.mark.slow
+def test_right_answers_rely_on_their_images(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--data", SCENES, "--limit", "12", "--no-controls", "--reliance", "--output", str(tmp_path / "run"))
+    assert evaluate(answer_here, *words) == 0
+    assert "reliance, nats" in capsys.readouterr().out
+    result = read_report(tmp_path / "run")
+    groups = result["metrics"]["exact_match"]["reliance"]["groups"]
+    assert sum(group["count"] for group in groups) == result["questions"]
+    assert sum(group["count"] for group in groups if (group["low"] or 0) >= 2) > result["questions"] / 4
+    again = Backend(looking)
+    assert evaluate(again, *words) == 0
+    assert again.asked == []  # the scores are kept
+
+
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(evaluate: Callable[..., int], tmp_path: Path) -> None:
     words = ["--data", SCENES, "--output", str(tmp_path / "run")]
     backends = [Backend(looking, 50), Backend(looking), Backend(looking)]
