@@ -24,6 +24,9 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 # Triton runs a GPU's kernels on a CPU, by numpy. It has a folder of its own: what is tested without it must not see it.
 TRITON := $(VENV)/triton
 TRITON_VERSION := 3.9.0
+# TRL brings packages that nothing else here needs. Its tests find them in a folder of their own.
+TRL := $(VENV)/trl
+TRL_VERSION := 1.16.0
 KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py kernels/test_compilation.py engine/test_gpu_attention.py engine/test_long_prefill.py engine/test_sampler.py)
 # Only files with one of these words have slow tests; collecting the others takes as long as many of these tests.
 SLOW_MARKS := mark\.slow|BROWSER_TESTS
@@ -45,8 +48,8 @@ api: $(INSTALLED)
 test: $(INSTALLED_DEV)
 	$(TEST) -m "not slow"
 
-test-slow: $(INSTALLED_DEV) test-kernels
-	$(TEST) -m slow $$(grep -rlE --include='test_*.py' '$(SLOW_MARKS)' tests)
+test-slow: $(INSTALLED_DEV) $(TRL)/.installed test-kernels
+	TRL_FOLDER=$(abspath $(TRL)) $(TEST) -m slow $$(grep -rlE --include='test_*.py' '$(SLOW_MARKS)' tests)
 
 # There is no Triton for other systems.
 ifeq ($(shell uname -s),Linux)
@@ -80,4 +83,8 @@ $(INSTALLED_DEV): $(INSTALLED_WEB) requirements_dev.txt
 
 $(TRITON)/.installed: $(INSTALLED_DEV)
 	$(PIP) install --no-deps --upgrade --target $(TRITON) triton==$(TRITON_VERSION)
+	@touch $@
+
+$(TRL)/.installed: $(INSTALLED_DEV)
+	$(PIP) install --no-deps --upgrade --target $(TRL) trl==$(TRL_VERSION) datasets dill multiprocess xxhash -c constraints.txt
 	@touch $@

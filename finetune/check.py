@@ -21,6 +21,7 @@ from model.command_line import FAILURE, SUCCESS, ArgumentParser, console_command
 from model.errors import ImageError
 from model.images.preprocess import load_image
 
+from .conversion import WRITERS, convert_rows
 from .encoding import DEFAULT_MAX_LENGTH, IGNORE_INDEX, Example, TurnEncoder
 from .errors import BadRowError
 from .formats import Row
@@ -167,7 +168,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if not called:  # `visualglm check-data` needs no subcommand
-        parser.add_argument("command", choices=("check",))
+        parser.add_argument("command", choices=("check", "convert"), help="convert: write another trainer's format")
+        parser.add_argument("--to", choices=sorted(WRITERS), help="format of the new file, with convert")
+        parser.add_argument("--out", type=Path, metavar="FILE", help="file to write, with convert")
     parser.add_argument("file", type=Path, help="JSON lines, or a JSON list")
     parser.add_argument(
         "--from_pretrained",
@@ -181,12 +184,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         help="maximum number of tokens of prompt and answer (default %(default)s)",
     )
     options = vars(parser.parse_args(arguments))
-    options.pop("command", None)  # its only value is "check"
+    is_conversion = options.pop("command", "check") == "convert"
+    if is_conversion != bool(options.get("to")) or is_conversion != bool(options.get("out")):
+        parser.error("convert needs --to and --out, which check does not have")
     return options
 
 
-def run(file: Path, from_pretrained: str, max_length: int) -> int:
-    """Print the summary of a file; return `FAILURE` if there are rows that cannot be used."""
+def run(file: Path, from_pretrained: str, max_length: int, to: str | None = None, out: Path | None = None) -> int:
+    """Print the summary of a file, or convert it; return `FAILURE` if there are rows that cannot be used."""
+    if to and out:
+        print_text(f"Wrote {convert_rows(file, out, to)} rows to {out}.")
+        return SUCCESS
     rows = read_rows(file)  # read before the model is opened, so that a misspelled path is reported at once
     findings = scan_rows(rows, make_encoder(from_pretrained, max_length))
     print_text(summarize(findings, file, from_pretrained, max_length))

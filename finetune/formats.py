@@ -5,9 +5,10 @@
     {"image": "a.png", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": "..."}]}
     {"images": ["a.png"], "messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 
-Every answer of a conversation is trained on; answers of a `history` are only context. A `system` text is inserted
-before the first question. "language" may be "zh" or "en". Image tags in questions, such as <image> or
-<img>a.png</img>, are removed, and the image may have other keys: see finetune/row_images.py.
+Rows of other trainers: see finetune/foreign_rows.py. Every answer of a conversation is trained on; answers of a
+`history` are only context. A `system` text is inserted before the first question. "language" may be "zh" or "en".
+Image tags in questions, such as <image> or <img>a.png</img>, are removed, and the image may have other keys: see
+finetune/row_images.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from model.errors import QuestionError
 from model.prompt import CHINESE, ENGLISH, Language, Turn, question_language, to_turns
 
 from .errors import BadRowError, RowFormatError, quote
+from .foreign_rows import MESSAGE_KEYS, read_foreign, trains_last_answer
 from .row_images import (
     SOURCE_KEYS,
     find_image,
@@ -139,7 +141,6 @@ def add_image(message: Message, part: Mapping[str, Any]) -> None:
     message.placeholders += not paths
 
 
-MESSAGE_KEYS = ("conversations", "messages")
 LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
 
 
@@ -216,6 +217,7 @@ def read_row(record: Mapping[str, Any], number: int, folder: Path) -> Row:
     Raises:
         RowFormatError: see the BadRowError of `parse_row`.
     """
+    record, foreign_keys = read_foreign(record)
     texts = read_texts(record)
     named = image_names(record)
     turns, tagged, placeholders = strip_all_tags(texts)
@@ -225,14 +227,13 @@ def read_row(record: Mapping[str, Any], number: int, folder: Path) -> Row:
             f"it has {placeholders} image tags like <image>, but {'one image' if name else 'no image'}. Give "
             'the path of the image as "img"'
         )
-    read = (*texts.keys, *image_keys(record), "language")
+    read = (*texts.keys, *foreign_keys, *image_keys(record), "language")
     ignored_keys = [key for key in record if key not in read]
     if name is None:
         reject_ignored_image(record, ignored_keys)
     image = None if name is None else find_image(name, folder)
-    return Row(
-        number, image, turns, texts.first_trained_turn, read_language(record), (*ignored_keys, *texts.ignored_keys)
-    )
+    first = len(turns) - 1 if trains_last_answer(foreign_keys) else texts.first_trained_turn
+    return Row(number, image, turns, first, read_language(record), (*ignored_keys, *texts.ignored_keys))
 
 
 def read_texts(record: Mapping[str, Any]) -> RowTexts:

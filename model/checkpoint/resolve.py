@@ -87,8 +87,9 @@ def refuse_non_model(path: Path) -> None:
     if path.is_dir():
         if (path / ADAPTER_NAME).is_file():
             raise CheckpointError(
-                f"{path} contains an adapter of PEFT, which needs its base model. Load the base model with "
-                "transformers, then the adapter with peft.PeftModel.from_pretrained."
+                f"{path} contains an adapter of PEFT, which needs its base model. Convert it to a run: "
+                f"python -m finetune.merge {path} --to run --out RUN. Or load the base model with transformers, then "
+                "the adapter with peft.PeftModel.from_pretrained."
             )
         inside = [*path.glob("snapshots/*"), *path.glob("*")]  # the first as in the hub cache
         found = next((str(folder) for folder in inside if is_model(folder)), "")

@@ -430,7 +430,7 @@ class ChatGLMProcessor(ProcessorMixin):  # public name
         return list(ids)
 
     def apply_chat_template(self, conversation: Any, chat_template: Any = None, **kwargs: Any) -> Any:
-        """Format messages as text, or with `tokenize` as inputs; the token ids are those of `chat`'s prompt.
+        """Format messages as text; with `tokenize`, encode them with the token ids of `chat`.
 
         Other arguments are those of transformers, and `prompt_language`: "zh", "en" or "auto"; by default, the
         tokenizer's. Texts of the messages are encoded as plain text: control tokens in them have no effect.

@@ -196,7 +196,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"system": SYSTEM, "messages": [{"role": "system", "content": SYSTEM}, user("甲"), REPLY]}, "Keep one of them"),
     ({"system": 5, **PAIR}, 'its "system" is 5, not a text'),
     ({"history": [["甲", "乙"]], "messages": [user("甲"), REPLY]}, 'both "history" and "messages". Move the'),
-    ({"query": QUESTION, "response": ANSWER}, r"neither .* Its keys are \['query', 'response'\]"),
+    ({"ask": QUESTION, "reply": ANSWER}, r"neither .* Its keys are \['ask', 'reply'\]"),
 ]
 
 

@@ -38,12 +38,16 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FOLDERS = ("model", "visualglm", "finetune", "tiny", "benchmarks", "tests", "examples", "docs", ".ci", ".github")
 OUR_PATH = re.compile(rf"(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./-]*|[\w.-]+\.(?:py|md|txt|toml|sh|zip)")
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?")
-FOREIGN = frozenset({"CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "RAY_USE_TLS"})  # identifiers of other programs
+# Identifiers of other programs.
+FOREIGN = frozenset(
+    {"CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "RAY_USE_TLS", "packing", "padding_free", "assistant_only_loss"}
+)
 # Languages of blocks that are not commands or code.
 SHOWN_ONLY = ("text", "mermaid", "bibtex")
 # Blocks that test_readme.py runs or reads, besides Python, by the document's name in English.
 TESTED = {
     ("docs/finetuning.md", "yaml"),  # by test_recipes.py
+    ("docs/ecosystem.md", "json"),
     ("docs/http.md", "bash"),
     ("docs/http.md", "json"),
     ("docs/http.md", "js"),

@@ -184,8 +184,9 @@ def test_the_flags_of_fine_tuning_exist(name: str) -> None:
     assert {flag for flag in flags if flag.replace("-", "_") not in spelled} == set()
 
 
-def test_the_formats_of_training_data_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (formats,) = blocks("docs/finetuning.md", "json")
+@pytest.mark.parametrize("page", ["docs/finetuning.md", "docs/ecosystem.md"])
+def test_the_formats_of_training_data_are_read(page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (formats,) = blocks(page, "json")
     shutil.copy(ROOT / "examples/scene.png", tmp_path / "a.png")
     path = tmp_path / "dataset.jsonl"
     path.write_text(formats.text, encoding="utf-8")
