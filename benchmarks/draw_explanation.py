@@ -22,7 +22,7 @@ COLORS = 256  # of the file, which has to be small
 
 
 def draw_explanations(model: Any, scene: Image.Image) -> Image.Image:
-    """Return the scene, and beside it for each question the part that decides the answer, with question and answer."""
+    """Return the scene and the overlay of each answer in a row, with captions."""
     panels = [("", "", scene)]
     for question in QUESTIONS:
         found = explain_answer(model, Conversation(scene, [], ENGLISH), question)

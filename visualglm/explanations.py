@@ -21,7 +21,7 @@ def can_explain(model: ChatModel | None) -> bool:
 
 
 class Explainer:
-    """Explains answers, one at a time, because an explanation computes beside the engine. Thread-safe."""
+    """Explains one answer at a time, because explanations compute beside the engine. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -202,7 +202,7 @@ def flatten_imports(text: str) -> str:
 
 
 def join_modules(texts: Sequence[str]) -> str:
-    """Return one module with the content of several, each of which imports only those before it."""
+    """Join modules in one text, without their imports of each other. A module may import earlier ones only."""
     own_import = rf"^from \.{COMMON_NAME} import (\(.*?\)|[^(\n]*)\n"
     joined = "\n\n".join(flatten_imports(text) for text in texts)
     return re.sub(own_import, "", joined, flags=re.MULTILINE | re.DOTALL)

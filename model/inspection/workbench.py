@@ -16,6 +16,7 @@ from .knock_out import Positions, hide_image_in
 from .points import Change, Trace, change_points, find_points, select_points
 
 MAX_NEW_TOKENS = 64
+TOKEN_POINTS = ("embeddings", "layers", "logits")  # beginnings of the names of points with a row for each token
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Workbench:
         self.network = model.engine_network
         self._points = find_points(self.network)
         self._positions = Positions()
+        self._answered = 0  # index of the answer's token that the current forward pass computes
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -59,14 +61,26 @@ class Workbench:
 
     @torch.no_grad()
     def answer(
-        self, conversation: Conversation, question: str, max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        conversation: Conversation,
+        question: str,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        any_language: bool = False,
     ) -> InspectedAnswer:
         """Return the most likely answer, token by token, computed by the complete network. It never reads a cache.
+
+        Args:
+            conversation, question: see `stream_chat`.
+            max_new_tokens: maximum number of tokens.
+            any_language: also allow the tokens that the language of the conversation forbids.
 
         Raises:
             VisualGLMError: the image or the question cannot be used.
         """
         config = CHAT.replace(temperature=0, repetition_penalty=1.0, max_new_tokens=max_new_tokens)
+        if any_language:
+            config = config.replace(forbidden_ids=())
         prompt, request = self.model.make_request(conversation, question, config, self._encode(conversation.image))
         start = prompt.image_start
         image = None if start is None else (start, start + self.network.image_length)
@@ -85,7 +99,7 @@ class Workbench:
     def _generate(self, request: Request) -> Iterator[int]:
         decoder = FallbackDecoder(self.network)
         decoder.grow(1, 0)
-        self._positions.start = 0
+        self._positions.start = self._answered = 0
         prefill = decoder.prefill(0, [request])
         try:
             while True:
@@ -100,6 +114,7 @@ class Workbench:
             if int(token) == self.model.tokenizer.eos_token_id:
                 break
             yield int(token)
+            self._answered += 1
             logits = decoder.decode(token, 0)
             self._positions.start += 1
 
@@ -176,12 +191,29 @@ class Workbench:
         return self._change(patterns, replace)
 
     def steer(self, name: str, vector: torch.Tensor, strength: float = 1.0) -> AbstractContextManager[None]:
-        """Context manager: add a vector [D] times `strength` to the output of a point, for all tokens.
+        """Context manager: add a vector times `strength` to the output of a point.
+
+        Args:
+            name: of the point.
+            vector: [D], for all tokens of prompt and answer; or [N, D], for the answer alone: a row for the position
+                from which each of its tokens is computed, the first of which is the prompt's last. The last row is
+                that of all later tokens.
+            strength: factor.
 
         Raises:
-            SettingError: no point has this name.
+            SettingError: no point has this name, or the point has no tokens, which several rows need.
         """
-        return self._change((name,), lambda output: output + strength * vector.to(output))
+        if vector.ndim == 1:
+            return self._change((name,), lambda output: output + strength * vector.to(output))
+        if not name.startswith(TOKEN_POINTS):
+            raise SettingError(f"{name} has no tokens. Give one vector [D], or a point of {', '.join(TOKEN_POINTS)}.")
+
+        def add(output: torch.Tensor) -> torch.Tensor:
+            changed = output.clone()
+            changed[-1] += strength * vector[min(self._answered, len(vector) - 1)].to(output)
+            return changed
+
+        return self._change((name,), add)
 
     def _change(self, patterns: Sequence[str], change: Change) -> AbstractContextManager[None]:
         names = select_points(self._points, patterns)

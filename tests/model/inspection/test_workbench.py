@@ -116,6 +116,28 @@ def test_steering_adds_a_vector_to_every_token(bench: Workbench, scene: Conversa
     torch.testing.assert_close(steered["layers.2.residual"], plain["layers.2.residual"] + 2 * vector)
 
 
+def test_several_vectors_steer_the_tokens_of_the_answer_alone(bench: Workbench, scene: Conversation) -> None:
+    with bench.trace("layers.2.residual") as plain:
+        answer = bench.answer(scene, ASKED, 4)
+    size = plain["layers.2.residual"].shape[1]
+    vectors = torch.stack([torch.linspace(0, 0.01, size), torch.linspace(0.01, 0, size)])
+    with bench.steer("layers.2.residual", vectors, 2), bench.trace("layers.2.residual") as steered:
+        assert bench.answer(scene, ASKED, 4) == answer
+    first = answer.prompt_length - 1
+    added = steered["layers.2.residual"] - plain["layers.2.residual"]
+    expected = torch.cat([torch.zeros(first, size), 2 * vectors[:1]])
+    torch.testing.assert_close(added[: first + 1], expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(
+        steered["layers.2.residual"][-1] - plain["layers.2.residual"][-1], 2 * vectors[1], atol=1e-5, rtol=1e-3
+    )
+    with pytest.raises(SettingError, match="tokens"):
+        bench.steer("image_embeddings", vectors)
+
+
+def test_an_answer_may_have_any_language(bench: Workbench, scene: Conversation) -> None:
+    assert bench.answer(scene, ASKED, any_language=True) == bench.answer(scene, ASKED)
+
+
 def test_without_attention_to_the_image_its_content_is_unknown(bench: Workbench, scene: Conversation) -> None:
     with bench.knock_out():
         assert bench.answer(scene, ASKED).text == NO_STAR

@@ -1,4 +1,4 @@
-"""Explanations of answers, on both protocols: what they hold, when they are refused, and what they cost others."""
+"""Explanations of answers on both protocols: their content, errors, limits and cancellation."""
 
 import math
 import threading
