@@ -172,7 +172,7 @@ function buildCard(app, sources) {
         () => app.explained?.end(),
         { hidden: true },
     );
-    const actions = element("div.image-actions", {}, plain, part, change, remove);
+    const actions = element("div.image-actions", {}, part, change, remove, plain);
     enlarge.addEventListener("click", () => openShown(app, false));
     const node = element(
         "div.image-card",
