@@ -11,6 +11,8 @@ training used. Right answers alone are explained, and of "is there" those with y
     random     the same for a random tenth
     reliance   area under the ROC curve: reliance of right answers, against that of answers about another scene
     seconds    median time of an explanation beyond its answer
+    words      in right descriptions of scenes with one thing of each kind: a thing's name has a map of its own with the
+               peak in the thing; names without a map do not count
 """
 
 import argparse
@@ -19,8 +21,9 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate, count, islice, pairwise
 
 import numpy as np
 import torch
@@ -36,6 +39,7 @@ from model.placement import choose_device
 from tiny.grading import is_correct
 from tiny.questions import Example, askable_kinds, sample_example
 from visualglm.scenes.scene import SIZES, Scene, Thing, render_scene, sample_scene
+from visualglm.scenes.vocabulary import name_thing
 
 LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
 QUESTION_KINDS = ("colour", "where", "exists")
@@ -107,6 +111,36 @@ def draw_cases(language: str) -> Iterator[Case]:
             continue
         found += 1
         yield Case(scene, example, things)
+
+
+def draw_descriptions(language: str) -> Iterator[Case]:
+    """Yield cases without end whose answer describes a scene with one thing of each kind."""
+    for number in count():
+        rng = np.random.default_rng([SEEDS, len(LANGUAGES) + list(LANGUAGES).index(language), number])
+        scene = sample_scene(rng)
+        if MIN_THINGS <= len(scene.things) == len({thing.kind for thing in scene.things}):
+            example = sample_example(scene, rng, language, "describe")  # type: ignore[arg-type]
+            if not example.history:
+                yield Case(scene, example, list(scene.things))
+
+
+def is_name_hit(case: Case, explanation: Explanation, thing: Thing) -> bool | None:
+    """Return whether the map of a thing's first name in the answer has its peak in the thing; None without a map."""
+    name = name_thing(case.example.language, thing.kind)
+    texts = [token.text for token in explanation.tokens]
+    starts = [0, *accumulate(map(len, texts))]
+    first = "".join(texts).index(name)
+    parts = [
+        grid
+        for grid, (start, end) in zip(explanation.token_maps, pairwise(starts), strict=True)
+        if start < first + len(name) and end > first
+    ]
+    grid = np.sum(parts, 0)
+    if not grid.any():
+        return None
+    row, column = np.unravel_index(grid.argmax(), grid.shape)
+    patch = 1 / len(grid)
+    return replace(case, things=[thing]).contains(((column + 0.5) * patch, (row + 0.5) * patch), patch)
 
 
 def is_asked_about(thing: Thing, example: Example) -> bool:
@@ -223,6 +257,17 @@ class ExplainBenchmark:
         medians = f"medians {statistics.median(right):.1f} and {statistics.median(wrong):.1f}, {len(wrong)} of another"
         return roc_area(right, wrong), medians
 
+    def words(self, language: str) -> tuple[float, str]:
+        """Return the percentage of names whose own map has its peak in the thing, and how many have a map."""
+        hits: list[bool | None] = []
+        for case in islice(draw_descriptions(language), self.count):
+            [answer] = self.answers([case.conversation()], [case])
+            if is_correct(case.example, answer):
+                explanation = explain_answer(self.model, case.conversation(), case.example.question, answer)
+                hits += [is_name_hit(case, explanation, thing) for thing in case.things]
+        shown = [hit for hit in hits if hit is not None]
+        return 100 * statistics.mean(shown), f"{len(shown)} of {len(hits)} names have a map"
+
     def seconds(self, language: str) -> float:
         """Return the median time of an explanation beyond the answer, in seconds."""
         return statistics.median(one.seconds for one in self.cases(language))
@@ -249,6 +294,7 @@ def make_rows(device: str) -> list[Row]:
             ),
             Row(f"random/{code}", "% changed by a random tenth", lambda b, c=code: b.covered(c, True), MAX_RANDOM),
             Row(f"reliance/{code}", "area under the ROC curve", lambda b, c=code: b.reliance(c), MIN_AUROC),
+            Row(f"words/{code}", "% of peaks of a name's map in the thing", lambda b, c=code: b.words(c), MIN_PEAK),
             Row(f"seconds/{code}", "s beyond the answer, median", lambda b, c=code: b.seconds(c), MAX_SECONDS[device]),
         ]
     return rows

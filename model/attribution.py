@@ -29,7 +29,9 @@ SMOOTHING = 3  # side of the mean filter, in patches
 RADIUS_FRACTIONS = (1 / 8, 3 / 16)  # radii of covered squares, as fractions of the grid's side
 FALLOFF = 0.8  # standard deviation of a peak's weight, as a fraction of the radius
 ENOUGH_DROP = 0.7  # of the answer's log-probability, in nats, for a square that matters: half the probability
-NUM_PEAKS = 3  # images of a batch
+# Covered peaks: one for so many tokens of the answer, because a description names several things; and their limits.
+TOKENS_PER_PEAK, MIN_PEAKS, MAX_PEAKS = 4, 3, 8
+BATCH = 4  # covered images at a time
 # Gradients in float16 are computed from a larger value, because small ones would underflow.
 GRADIENT_SCALE = 1024.0
 
@@ -142,11 +144,12 @@ def attribute(encode: Encode, score: Score, layers: Sequence[nn.Module], pixels:
         reliance = logprobs.detach() - without
         relevance = find_relevance(logprobs, reliance.clamp(min=0), pixels, records)
     radii = [max(1, round(len(relevance) * fraction)) for fraction in RADIUS_FRACTIONS]
-    peaks = find_peaks(relevance, radii[0])
+    peaks = find_peaks(relevance, radii[0], min(max(len(logprobs) // TOKENS_PER_PEAK, MIN_PEAKS), MAX_PEAKS))
     for radius in radii:
         with torch.no_grad():
             covered = torch.cat([cover(pixels.detach(), len(relevance), peak, radius) for peak in peaks])
-            drops = logprobs.detach() - score(encode(covered)).float()
+            scores = torch.cat([score(encode(batch)).float() for batch in covered.split(BATCH)])
+            drops = logprobs.detach() - scores
         has_place = bool(drops.sum(1).max() >= ENOUGH_DROP)
         if has_place:
             break
@@ -182,10 +185,10 @@ def smooth(grid: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(padded, SMOOTHING, stride=1)[0, 0]
 
 
-def find_peaks(grid: torch.Tensor, distance: int) -> list[tuple[int, int]]:
-    """Return the (row, column) of up to `NUM_PEAKS` maxima of a grid, more than `distance` apart, largest first."""
+def find_peaks(grid: torch.Tensor, distance: int, count: int) -> list[tuple[int, int]]:
+    """Return the (row, column) of up to `count` maxima of a grid, more than `distance` apart, largest first."""
     rest, peaks = grid.clone(), list[tuple[int, int]]()
-    while len(peaks) < NUM_PEAKS and (rest >= 0).any():
+    while len(peaks) < count and (rest >= 0).any():
         row, column = divmod(int(rest.argmax()), grid.shape[1])
         peaks.append((row, column))
         rest[around(row, distance), around(column, distance)] = -1
@@ -216,10 +219,12 @@ def cover(pixels: torch.Tensor, side: int, peak: tuple[int, int], radius: int) -
 def weight_peaks(
     relevance: torch.Tensor, peaks: Sequence[tuple[int, int]], radius: int, drops: torch.Tensor
 ) -> torch.Tensor:
-    """Return the square root of the relevance [R, C], each patch weighted by the drops of the peaks near it."""
+    """Return a map [R, C]: at each peak its drop, and near it the drop times the square root of relative relevance."""
     rows, columns = (torch.arange(size, device=relevance.device) for size in relevance.shape)
+    height = relevance.sqrt()
     weights = torch.zeros_like(relevance)
     for (row, column), drop in zip(peaks, drops.clamp(min=0).tolist(), strict=True):
         squared = (rows[:, None] - row) ** 2 + (columns - column) ** 2
-        weights = torch.maximum(weights, drop * torch.exp(-squared / (2 * (FALLOFF * radius) ** 2)))
-    return relevance.sqrt() * weights
+        share = drop / height[row, column].clamp(min=torch.finfo(height.dtype).tiny)
+        weights = torch.maximum(weights, share * torch.exp(-squared / (2 * (FALLOFF * radius) ** 2)))
+    return height * weights

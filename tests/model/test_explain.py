@@ -22,10 +22,11 @@ from model import (
     explain,
     load_hf,
 )
-from model.attribution import around, cover, find_peaks, record_cross_attention
+from model.attribution import around, cover, find_peaks, record_cross_attention, weight_peaks
 from model.explain import explain_answer
 from model.images.preprocess import load_image
 from tests.helpers.api_server import SCENE
+from visualglm.scenes.scene import Scene, Thing, render_scene
 
 ASKED = "What colour is the star?"
 # Things of examples/scene.png: where they are, in fractions of width and height, and a radius with half a patch more.
@@ -49,6 +50,12 @@ def about_the_scene(language: Language, *turns: Turn) -> Conversation:
 
 def is_near(found: tuple[float, float] | None, thing: tuple[float, float]) -> bool:
     return found is not None and math.dist(found, thing) < NEAR
+
+
+def peak_of(grid: np.ndarray) -> tuple[float, float] | None:
+    """Return the x and y of the highest patch of a token's map; None without a map."""
+    row, column = np.unravel_index(grid.argmax(), grid.shape)
+    return ((column + 0.5) / 16, (row + 0.5) / 16) if grid.any() else None
 
 
 @pytest.mark.parametrize(
@@ -84,8 +91,7 @@ def test_each_token_has_a_map_and_its_reliance(explanation: Explanation) -> None
     assert explanation.token_reliance.shape == (count,)
     assert explanation.map.dtype == explanation.token_maps.dtype == np.float32
     [red] = [number for number, token in enumerate(explanation.tokens) if "red" in token.text]
-    row, column = np.unravel_index(explanation.token_maps[red].argmax(), explanation.map.shape)
-    assert is_near(((column + 0.5) / 16, (row + 0.5) / 16), STAR)
+    assert is_near(peak_of(explanation.token_maps[red]), STAR)
     assert explanation.token_reliance[red] > 1
 
 
@@ -180,8 +186,28 @@ def test_what_cannot_be_explained_is_an_error(tiny_model: SatChatModel) -> None:
 def test_peaks_are_apart_and_largest_first() -> None:
     grid = torch.zeros(8, 8)
     grid[1, 1], grid[1, 2], grid[6, 6], grid[0, 7] = 4.0, 3.5, 3.0, 2.0
-    assert find_peaks(grid, 1)[:3] == [(1, 1), (6, 6), (0, 7)]
-    assert len(find_peaks(torch.ones(2, 2), 1)) == 1
+    assert find_peaks(grid, 1, 3) == [(1, 1), (6, 6), (0, 7)]
+    assert len(find_peaks(torch.ones(2, 2), 1, 3)) == 1
+
+
+def test_a_peak_weighs_its_drop_whatever_its_relevance() -> None:
+    relevance = torch.full((8, 8), 0.01)
+    relevance[1, 1], relevance[1, 2], relevance[6, 6] = 1.0, 0.25, 0.04
+    grid = weight_peaks(relevance, [(1, 1), (6, 6)], 1, torch.tensor([2.0, 3.0]))
+    assert grid[1, 1] == pytest.approx(2.0)
+    assert grid[6, 6] == pytest.approx(3.0)
+    assert 0 < grid[1, 2] < 1.0
+
+
+def test_a_description_has_a_peak_for_each_of_five_things(tiny_model: SatChatModel) -> None:
+    places = [(0.2, 0.2), (0.8, 0.2), (0.5, 0.5), (0.2, 0.8), (0.8, 0.8)]
+    kinds = [("ball", "red"), ("star", "blue"), ("heart", "green"), ("box", "yellow"), ("fish", "purple")]
+    things = tuple(Thing(kind, color, "medium", *place) for (kind, color), place in zip(kinds, places, strict=True))
+    conversation = Conversation(render_scene(Scene("snow", things, 1), 448), [], ENGLISH)
+    answer = "The picture shows a red ball, a blue star, a green heart, a yellow box and a purple fish."
+    described = explain_answer(tiny_model, conversation, "Describe the image.", answer)
+    near = [place for place in places if any(is_near(peak_of(grid), place) for grid in described.token_maps)]
+    assert len(near) > 3
 
 
 def test_covering_changes_the_square_alone() -> None:
