@@ -475,11 +475,15 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Turn], st
         (opening if message.get("role") in ("system", "developer") else dialog).append((message.get("role"), text))
     roles = [role for role, _ in dialog]
     if not dialog or roles != (["user", "assistant"] * len(dialog))[: len(dialog)]:
-        raise QuestionError("The messages are no alternating questions and answers that begin with a question.")
+        raise QuestionError(
+            "The messages are not questions and answers in turn, from a question on. Give them in this order."
+        )
     texts = [text for _, text in dialog]
     texts[0] = "\n".join([*(text for _, text in opening), texts[0]])
     answer = texts.pop() if len(texts) % 2 == 0 else None
     turns = [Turn(*pair) for pair in zip(texts[:-1:2], texts[1::2], strict=True)]
     if len(images) > 1:
-        raise QuestionError(f"The messages contain {len(images)} images; the model sees one image per conversation.")
+        raise QuestionError(
+            f"The messages contain {len(images)} images, and a conversation has one. Leave the others out."
+        )
     return turns, texts[-1], answer, images

@@ -7,10 +7,12 @@ This makes `scenes/sft` (prompt and completion), `scenes/dpo` (chosen and reject
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
+from model.errors import SettingError
 from visualglm.scenes import draw_scene
 
 FIRST_SEED = 50_000
@@ -33,7 +35,13 @@ def make_row(kind: str, question: str, answer: str) -> dict[str, Any]:
 
 
 def write_scenes(folder: Path, count: int) -> None:
-    """Write the rows and images of `count` scenes for each trainer."""
+    """Write the rows and images of `count` scenes for each trainer.
+
+    Raises:
+        SettingError: the folder exists.
+    """
+    if folder.exists():
+        raise SettingError(f"{folder} exists. Give --out another name.")
     scenes = [draw_scene(FIRST_SEED + index) for index in range(count)]
     for kind in ("sft", "dpo", "grpo"):
         part = folder / kind / "train"
@@ -57,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))
