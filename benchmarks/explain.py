@@ -38,6 +38,7 @@ from model.explain import Explanation, explain_answer
 from model.placement import choose_device
 from tiny.grading import is_correct
 from tiny.questions import Example, askable_kinds, sample_example
+from visualglm.evaluation.reliance import area_under_roc
 from visualglm.scenes.scene import SIZES, Scene, Thing, render_scene, sample_scene
 from visualglm.scenes.vocabulary import name_thing
 
@@ -255,7 +256,7 @@ class ExplainBenchmark:
         ]
         right = [one.explanation.reliance for one in cases]
         medians = f"medians {statistics.median(right):.1f} and {statistics.median(wrong):.1f}, {len(wrong)} of another"
-        return roc_area(right, wrong), medians
+        return area_under_roc(np.array(right), np.array(wrong)), medians
 
     def words(self, language: str) -> tuple[float, str]:
         """Return the percentage of names whose own map has its peak in the thing, and how many have a map."""
@@ -271,12 +272,6 @@ class ExplainBenchmark:
     def seconds(self, language: str) -> float:
         """Return the median time of an explanation beyond the answer, in seconds."""
         return statistics.median(one.seconds for one in self.cases(language))
-
-
-def roc_area(positive: list[float], negative: list[float]) -> float:
-    """Return the probability that a positive number is larger than a negative one."""
-    pairs = np.subtract.outer(positive, negative)
-    return float(np.mean(np.sign(pairs) / 2 + 0.5))
 
 
 def make_rows(device: str) -> list[Row]:

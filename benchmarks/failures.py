@@ -1,4 +1,4 @@
-"""Measure what a killed replica costs: its streams, a pause in the others, and the time until it is replaced.
+"""Measure the cost of a killed replica: lost streams, gaps and recovery time.
 
 python -m benchmarks.failures
 

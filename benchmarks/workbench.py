@@ -108,7 +108,10 @@ class WorkbenchBenchmark:
         return {name: torch.stack([torch.stack(row).mean(0) for row in rows]) for name, rows in states.items()}
 
     def steer(self, language: str) -> tuple[float, str]:
-        """Return the percentage of answers in the other language; the note has that of right answers."""
+        """Return the percentage of steered answers in the other language.
+
+        The note has the percentage of answers that are also right.
+        """
         sign = 1 if language == "zh" else -1
         [other] = {*LANGUAGES} - {language}
         switched, right = [], []

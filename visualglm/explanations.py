@@ -21,7 +21,7 @@ def can_explain(model: ChatModel | None) -> bool:
 
 
 class Explainer:
-    """Explains one answer at a time, because explanations compute beside the engine. Thread-safe."""
+    """Explains answers, one at a time, to limit the memory and the computing time of explanations. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

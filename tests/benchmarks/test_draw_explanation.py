@@ -1,4 +1,4 @@
-"""The README's image shows a scene, and beside it the part of it behind each answer."""
+"""Tests of the README's image: a scene next to the overlays of explained answers."""
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from benchmarks.explain import LANGUAGES, Case, ExplainBenchmark, draw_cases, make_rows, roc_area
+from benchmarks.explain import LANGUAGES, Case, ExplainBenchmark, draw_cases, make_rows
 from model import SatChatModel
 
 
@@ -29,12 +29,6 @@ def test_each_case_asks_about_things_of_its_scene(cases: list[Case]) -> None:
 def test_cases_do_not_depend_on_their_number() -> None:
     first, again = ([case.scene for case in islice(draw_cases("zh"), count)] for count in (3, 6))
     assert again[:3] == first
-
-
-def test_the_area_under_the_curve_counts_ordered_pairs() -> None:
-    assert roc_area([2.0, 3.0], [0.0, 1.0]) == 1
-    assert roc_area([0.0], [1.0]) == 0
-    assert roc_area([1.0, 0.0], [1.0, 0.0]) == 0.5
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def to_cell(cell: dict[str, Any]) -> CodeCell:
 
 
 def execute(source: str, namespace: dict[str, Any]) -> str:
-    """Execute Python code in a namespace; return what it prints."""
+    """Execute Python code in a namespace, and return its output."""
     output = io.StringIO()
     with redirect_stdout(output):
         exec(compile(ast.parse(source), "cell", "exec"), namespace)

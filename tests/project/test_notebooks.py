@@ -1,4 +1,4 @@
-"""The notebooks run, and print what they show."""
+"""Tests of the notebooks: their cells run, and print the stored outputs."""
 
 import json
 import sys

@@ -64,7 +64,7 @@ class Scores(NamedTuple):
 
 
 def score(source: Path) -> Scores:
-    """Return the log-probabilities of answers of which the trainers reward the short and punish the long one."""
+    """Return the log-probabilities of a short answer, which the trainers reward, and of a long one."""
     model, image = load_sat(str(source), device="cpu"), str(ROOT / "examples/scene.png")
     questions = ("How many objects are in the picture?", "Describe the image.")
     answers = ("In short: There are three objects in the picture.", "The picture shows a black ring, a purple car and")

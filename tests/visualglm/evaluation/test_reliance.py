@@ -10,7 +10,7 @@ from PIL import Image
 from tests.visualglm.evaluation.helpers import answered
 from visualglm.evaluation.answers import AnswerRow
 from visualglm.evaluation.data import ImageFile, Question
-from visualglm.evaluation.reliance import calibrate_reliance, plain_images, to_reliances
+from visualglm.evaluation.reliance import area_under_roc, calibrate_reliance, plain_images, to_reliances
 
 
 def test_groups_hold_the_answers_between_their_limits() -> None:
@@ -48,3 +48,10 @@ def test_a_plain_image_has_the_mean_color(tmp_path: Path) -> None:
     assert list(plain) == ["1"]
     assert plain["1"] is not None
     assert plain["1"].load().getcolors() == [(16 * 16, (150, 0, 25))]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "area"), [([2.0, 3.0], [0.0, 1.0], 1.0), ([0.0], [1.0], 0.0), ([1.0, 0.0], [1.0, 0.0], 0.5)]
+)
+def test_the_area_under_the_curve_counts_ordered_pairs(right: list[float], wrong: list[float], area: float) -> None:
+    assert area_under_roc(np.array(right), np.array(wrong)) == area

@@ -21,7 +21,7 @@ def question(shade: int | None) -> bytes:
 
 
 def choose(packed: bytes, answers: dict[str, int], method: str = "answer") -> list[list[str]]:
-    """Return the groups of replicas for a call, when the replicas have so many answers."""
+    """Return the groups of replicas that are chosen for a call, given the number of answers of each replica."""
     from ray.serve._private.common import DeploymentID, ReplicaID
     from ray.serve._private.request_router.common import ReplicaQueueLengthCache
 
