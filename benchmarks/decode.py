@@ -34,16 +34,20 @@ import torch
 from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.backends import ChatBackend, EngineBackend, Measurements, SatBackend, decoder_weight_bytes
 from benchmarks.parts.compiled_network import CompiledBackend
+from benchmarks.parts.decode_comparisons import (
+    add_original_rate,
+    compare_counts,
+    compare_implementations,
+    compare_with_peer,
+)
+from benchmarks.parts.decode_targets import ORIGINAL_RESULTS, TARGETS
 from benchmarks.parts.machine import copy_rate, describe_machine, min_int, name_gpu
 from benchmarks.parts.prompts import LONG, SHORT
 from benchmarks.parts.table import (
     Comparison,
     Row,
     Stage,
-    Target,
     add_table_arguments,
-    at_least,
-    at_most,
     run_table,
 )
 from benchmarks.parts.transformers_export import TransformersBackend
@@ -54,58 +58,6 @@ STEP_COUNTS, TOTAL_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (32, 128, 256)
 CPU_COUNTS = (16,)
 PEER_COUNTS = (1, 8, 32)
 SLOW_TOKENS = 32  # tokens of an answer of backends that need tens of milliseconds per token
-# Targets on one H200 at full size in float16, by "stage/row".
-TARGETS: dict[str, Target] = {
-    "ours/ready": at_most(10),
-    f"ours/decode-{SHORT}": at_most(3.2),
-    f"ours/decode-{LONG}": at_most(3.6),
-    "ours/bandwidth": at_least(0.8),
-    f"ours/first-{SHORT}": at_most(8.7),
-    f"ours/known-{SHORT}": at_most(5.5),
-    f"ours/first-{LONG}": at_most(29),
-    "ours/image": at_most(3.2),
-    "ours/memory": at_most(15.5),
-    "ours/step-2": at_most(3.8),
-    "ours/step-8": at_most(3.9),
-    "ours/step-16": at_most(4.0),
-    "ours/step-32": at_most(4.4),
-    "ours/many-64": at_least(13000),
-    "ours/many-128": at_least(20000),
-    "ours/many-256": at_least(24000),
-    "ours/many-32-all": at_least(6300),
-    "ours/many-128-all": at_least(14000),
-    "ours/many-256-all": at_least(17000),
-    "int8/ready": at_most(10),
-    f"int8/decode-{SHORT}": at_most(1.95),
-    f"int8/first-{SHORT}": at_most(11),
-    f"int8/first-{LONG}": at_most(29),
-    "int8/step-8": at_most(2.6),
-    "int8/step-32": at_most(3.5),
-    "int8/step-128": at_most(6.4),
-    "int8/memory": at_most(9.5),
-    "int4/ready": at_most(10),
-    f"int4/decode-{SHORT}": at_most(1.45),
-    f"int4/first-{SHORT}": at_most(11),
-    f"int4/first-{LONG}": at_most(30),
-    "int4/step-8": at_most(2.0),
-    "int4/step-32": at_most(2.8),
-    "int4/step-128": at_most(6.6),
-    "int4/memory": at_most(7.0),
-    "int4-vision/memory": at_most(6.0),
-    f"hf/decode-{SHORT}": at_most(3.2),
-    f"hf/decode-{LONG}": at_most(3.6),
-    f"hf/first-{SHORT}": at_most(8.7),
-    f"hf/first-{LONG}": at_most(29),
-    f"plain/decode-{SHORT}": at_most(11),
-}
-# Results of the original program on one H200 at full size in float16; SAT's own generation should be close.
-ORIGINAL_RESULTS = {
-    f"original/decode-{SHORT}": 40.4,
-    f"original/decode-{LONG}": 49.5,
-    f"original/first-{SHORT}": 75.9,
-    f"original/first-{LONG}": 115,
-    "original/image": 66.1,
-}
 
 
 class Plan:
@@ -301,44 +253,12 @@ class Plan:
 
     def comparisons(self) -> list[Comparison]:
         """Return the comparisons within a run. The targets of the tiny model are for two cores, in float32."""
-        own, theirs = f"ours/decode-{SHORT}", f"original/decode-{SHORT}"
-        many = f"ours/many-{self.total_counts[0]}"
         is_tiny = self.source.dtype == torch.float32 and not (self.on_gpu or self.source.is_random)
-        three, eight, fifth = (at_least(3), at_least(8), at_least(1 / 1.2)) if is_tiny else (None, None, None)
-        eleven = at_least(11) if self.has_targets else None
         return [
-            Comparison("decoding", own, theirs, three or eleven),
-            Comparison("decoding", f"ours/decode-{LONG}", f"original/decode-{LONG}"),
-            Comparison("first token", f"ours/first-{SHORT}", f"original/first-{SHORT}"),
-            Comparison("first token", f"ours/first-{LONG}", f"original/first-{LONG}"),
-            Comparison("image encoding", "ours/image", "original/image"),
-            Comparison("concurrent, total", f"{many}-all", "original/in-turn", eight, is_time=False),
-            Comparison("concurrent, while all decode", many, "original/rate", eight, is_time=False),
-            Comparison("int8 and float weights", f"int8/decode-{SHORT}", own, fifth),
-            Comparison("int4 and float weights", f"int4/decode-{SHORT}", own),
-            Comparison("text and ids", f"ours/text-{SHORT}", own),
-            Comparison("the Hugging Face side and ours", f"hf/decode-{SHORT}", own),
-            *self.count_comparisons(),
+            *compare_implementations(self.total_counts[0], has_targets=self.has_targets, is_tiny=is_tiny),
+            *compare_counts(self.counts, has_targets=self.has_targets),
+            *compare_with_peer(PEER_COUNTS),
         ]
-
-    def count_comparisons(self) -> list[Comparison]:
-        """Return comparisons of steps: of fewer bits with more, of a number with half of it, and with the peer."""
-        compared = []
-        for prefix in ("", "hf-"):
-            wide = "hf" if prefix else "ours"
-            names = (wide, f"{prefix}int8", f"{prefix}int4")
-            for n in self.counts:
-                bits = at_least(1 / 1.05 if n < 64 else 1 / 1.15) if self.has_targets else None
-                for few, many in ((names[1], wide), (names[2], names[1])):
-                    compared.append(Comparison(f"{few} and {many}", f"{few}/step-{n}", f"{many}/step-{n}", bits))
-            half = at_least(1 / 1.6) if self.has_targets else None
-            compared += [
-                Comparison(f"{n} and {n // 2} at once", f"{name}/step-{n}", f"{name}/step-{n // 2}", half)
-                for name in names
-                for n in self.counts
-                if n // 2 in self.counts
-            ]
-        return compared + [Comparison("ours and the peer", f"ours/step-{n}", f"peer/step-{n}") for n in PEER_COUNTS]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -361,13 +281,6 @@ def main() -> None:
     machine = describe_machine(name_gpu(source.device))
     heading = f"{machine}, {source.name}, {source.dtype}, threads: {torch.get_num_threads()}"
     run_table(options, heading, plan.stages(), plan.comparisons(), add_original_rate)
-
-
-def add_original_rate(results: dict[str, float]) -> None:
-    """Add the tokens/s of the original, which answers one request at a time."""
-    time_ms = results.get(f"original/decode-{SHORT}")
-    if time_ms is not None:
-        results["original/rate"] = 1e3 / time_ms
 
 
 if __name__ == "__main__":
