@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.parts.kernel_candidates import GROUP, MatmulCase, candidate_configs
 from benchmarks.parts.machine import copy_rate, describe_machine, min_int
 from model.command_line import ArgumentParser, run_program
 from model.kernels import autotune
@@ -34,12 +34,8 @@ from model.kernels.autotune import (
     MATVEC_CONFIGS,
     MAX_ROWS,
     ROW_BUCKETS,
-    VECTOR_WIDTH,
     KernelConfig,
-    choose_split_k,
-    clamp_block_i,
     row_bucket,
-    select_config,
 )
 from model.kernels.dispatch import has_triton
 from model.kernels.epilogue import Epilogue
@@ -51,7 +47,6 @@ BITS = {"dense": 16, "int8": 8, "int4": 4}
 NUM_LAYERS = 28
 LAYER_SHAPES = ((12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384))
 LM_HEAD_SHAPE = (130528, 4096)
-GROUP = 128
 # Bytes of other weights read between two uses of a weight: several times the cache.
 CACHE_FLUSH_BYTES = 2**28
 # Duration of one of ten graph replays; at a few milliseconds, results vary by less than a percent.
@@ -65,15 +60,6 @@ Table = Mapping[tuple[str, *tuple[int, ...]], KernelConfig]
 TABLES = re.compile(
     r"# One row of activations\.\nMATVEC_CONFIGS: .*?\n}\n# Several rows: .*?\nMATMUL_CONFIGS: .*?}\n", re.DOTALL
 )
-
-
-class MatmulCase(NamedTuple):
-    """A product x [rows, inputs] with a weight of a kind [outputs, inputs]."""
-
-    kind: str
-    outputs: int
-    inputs: int
-    rows: int
 
 
 @functools.lru_cache(maxsize=2)
@@ -105,86 +91,6 @@ def dequantized_weight(kind: str, parts: WeightTensors) -> torch.Tensor:
     if kind == "dense":
         return parts[0].float()
     return dequantize(parts[0], parts[1], parts[2] if kind == "int4" else None, BITS[kind], torch.float32)
-
-
-def candidate_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return the configurations to try, the current one first."""
-    used = select_config(*case)
-    tried = matvec_configs(case) if case.rows == 1 else matmul_configs(case)
-    return [used, *(config for config in dict.fromkeys(tried) if config != used)]
-
-
-def matvec_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return configurations for one row of activations: a thread reads one or two vectors per weight row at a time."""
-    width = 32 * VECTOR_WIDTH[case.kind]  # elements that a warp reads at once
-    one = [KernelConfig(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
-    two = [KernelConfig(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
-    staged = [KernelConfig(4, 4 * width, 4, 3)]
-    return [clamp_block_i(config, case.kind, case.inputs) for config in one[:-2] + two + staged]
-
-
-# Candidates for several rows, by bucket: block_o, block_i, num_warps, num_stages, weight_first.
-MATMUL_CANDIDATES = {
-    16: (
-        (32, 128, 4, 4, False),
-        (64, 128, 4, 4, False),
-        (128, 128, 4, 4, False),
-        (128, 128, 2, 4, False),
-        (256, 128, 4, 3, False),
-        (64, 256, 4, 3, False),
-        (32, 256, 4, 4, False),
-        (64, 128, 4, 4, True),
-        (64, 128, 4, 3, True),
-        (128, 128, 8, 4, True),
-    ),
-    32: (
-        (64, 128, 4, 4, False),
-        (128, 128, 4, 4, False),
-        (128, 128, 4, 3, False),
-        (128, 128, 8, 4, False),
-        (64, 256, 4, 3, False),
-        (64, 128, 4, 4, True),
-        (128, 128, 4, 4, True),
-    ),
-    64: (
-        (64, 128, 4, 4, False),
-        (128, 64, 4, 4, False),
-        (128, 128, 4, 3, False),
-        (64, 128, 4, 3, True),
-        (64, 128, 4, 4, True),
-        (128, 64, 4, 4, True),
-        (128, 128, 8, 3, True),
-    ),
-    128: (
-        (128, 64, 4, 4, False),
-        (128, 64, 8, 3, False),
-        (64, 128, 4, 3, True),
-        (64, 64, 4, 4, True),
-        (128, 64, 4, 3, True),
-        (128, 128, 8, 3, True),
-    ),
-    256: (
-        (64, 64, 4, 3, True),
-        (64, 64, 4, 4, True),
-        (128, 64, 8, 3, True),
-        (128, 64, 8, 4, True),
-        (64, 64, 8, 3, False),
-        (128, 64, 8, 3, False),
-    ),
-}
-
-
-def matmul_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return configurations for several rows of activations, with enough splits to occupy the GPU, half, or twice."""
-    bucket = row_bucket(case.rows)
-    configs = []
-    for block_o, block_i, warps, stages, weight_first in MATMUL_CANDIDATES[bucket]:
-        if case.kind == "int4" and block_i > GROUP:  # a block lies within a group
-            continue
-        enough = choose_split_k(case.outputs, case.inputs, block_o)
-        for splits in (enough, max(1, enough // 2), enough * 2):
-            configs.append(KernelConfig(block_o, block_i, warps, stages, splits, bucket, weight_first))
-    return list(dict.fromkeys(configs))
 
 
 def try_config(case: MatmulCase, config: KernelConfig) -> str:

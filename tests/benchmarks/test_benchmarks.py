@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from benchmarks import chat, kernels, startup
-from benchmarks.kernels import MatmulCase, candidate_configs, table_source
+from benchmarks.kernels import table_source
 from benchmarks.parts.http_client import completion, data_url, random_png
+from benchmarks.parts.kernel_candidates import MatmulCase, candidate_configs
 from benchmarks.startup import IMPORTS, LIMIT_S, ImportTimes, format_row, is_met
 from model.command_line import SUCCESS, USAGE_ERROR, run_program
 from model.images.preprocess import decode_base64
