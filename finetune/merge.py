@@ -17,15 +17,14 @@ from typing import Any
 from model.checkpoint import open_checkpoint
 from model.checkpoint.adapters import BASE_KEY
 from model.checkpoint.convert import convert
-from model.checkpoint.files import read_json, write_tensors
+from model.checkpoint.files import write_tensors
 from model.checkpoint.layout import SPLIT
-from model.checkpoint.resolve import resolve
-from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_directory
+from model.checkpoint.load import convert_adapter, open_adapter, open_base
+from model.checkpoint.peft_adapter import write_peft
+from model.checkpoint.resolve import read_base_name
+from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME
 from model.checkpoint.save import new_directory, write_json
 from model.command_line import ArgumentParser, print_text, run_program
-from model.finetuned import FineTuneVisualGLMModel
-
-from .peft_adapter import read_peft, write_peft
 
 FORMATS = ("sat", "hf", "peft", "run")
 FIRST_STEP = "1"
@@ -48,31 +47,21 @@ def merge(source: str, destination: Path, to: str, base: str | None = None) -> N
     elif to == "peft":
         checkpoint = open_checkpoint(source, base=base)
         with new_directory(destination, 0) as partial:
-            write_peft(partial, checkpoint.split_qkv(), checkpoint.config, base or read_base_name(source))
+            name = base or read_base_name(checkpoint.path) or ""
+            write_peft(partial, checkpoint.split_qkv(), checkpoint.config, name)
     else:
         convert(source, destination, to, merge_lora=True, base=base)
 
 
-def read_base_name(source: str) -> str:
-    """Return the name of a run's base model; "" if the run does not name it."""
-    config = read_json(find_directory(resolve(source)) / CONFIG_NAME)
-    return str(config.get(BASE_KEY, ""))
-
-
 def write_run(adapter: Path, destination: Path, base: str | None) -> None:
     """Convert a PEFT adapter into a run, which can be loaded by the chat programs and merged."""
-    from .peft_adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
-
-    name = base or str(read_json(adapter / ADAPTER_CONFIG_NAME).get("base_model_name_or_path") or "")
-    base_checkpoint = open_checkpoint(name)
-    tensors, settings = read_peft(adapter, base_checkpoint)
-    config = {**base_checkpoint.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
-    config.pop("tokenizer_type", None)
+    name = base or read_base_name(adapter)
+    run = convert_adapter(open_adapter(adapter), open_base(name, [adapter], None))
     with new_directory(destination, 0) as partial:
         (partial / FIRST_STEP).mkdir()
-        write_tensors(partial / FIRST_STEP / WEIGHTS_NAME, tensors)
+        write_tensors(partial / FIRST_STEP / WEIGHTS_NAME, dict(run.stored_tensors))
         (partial / LATEST_NAME).write_text(FIRST_STEP, encoding="utf-8")
-        write_json(partial / CONFIG_NAME, {**config, BASE_KEY: name})
+        write_json(partial / CONFIG_NAME, {**run.config, "qkv_layout": SPLIT, BASE_KEY: name})
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:

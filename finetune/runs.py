@@ -247,8 +247,9 @@ def run_config(base: str, checkpoint: Checkpoint, settings: Mapping[str, Any], i
 
 def copy_companion_files(checkpoint: Checkpoint, run: Run, is_standalone: bool) -> None:
     """Copy the base model's generation settings into the run, and its tokenizer if the run needs no base model."""
-    if (checkpoint.path / GENERATION_NAME).is_file():
-        shutil.copyfile(checkpoint.path / GENERATION_NAME, run.path / GENERATION_NAME)
+    settings = checkpoint.find_folder(GENERATION_NAME) / GENERATION_NAME
+    if settings.is_file():
+        shutil.copyfile(settings, run.path / GENERATION_NAME)
     if is_standalone:
         source = find_vocabulary(checkpoint.path)
         for name in (VOCABULARY_NAME, TOKENIZER_NAME):

@@ -16,7 +16,7 @@ from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.files import read_json
 from .checkpoint.low_bit import quantized_checkpoint
 from .checkpoint.meta_init import build_uninitialized
-from .checkpoint.resolve import find_vocabulary
+from .checkpoint.resolve import VOCABULARY_NAME, find_vocabulary
 from .checkpoint.save import GENERATION_NAME
 from .checkpoint.sizes import count_parameters
 from .description import Description, read_description
@@ -193,7 +193,8 @@ def open_source(
     """Open the checkpoint and load the tokenizer of a model, with the arguments of `load_sat`."""
     chosen_device = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
-    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.find_folder(VOCABULARY_NAME))
+    sampling = read_sampling(checkpoint.find_folder(GENERATION_NAME))
     parameters = count_parameters(checkpoint.config)
     chosen_dtype = choose_dtype(dtype, chosen_device, parameters)
     return ModelSource(checkpoint, tokenizer, sampling, parameters, chosen_device, chosen_dtype)

@@ -33,6 +33,16 @@ METHOD_PATTERNS = {
 SAT_PREFIX_NAME = re.compile(r"^mixins\.[^.]+\.prefix\.(\d+)$")
 PREFIX_TABLE = "transformer.prefix_encoder.embedding.weight"
 FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
+# The linear layers that LoRA can adapt, and the number of partitions of each.
+PARTITIONS = {
+    "query_key_value": 3,
+    "key_value": 2,
+    "query": 1,
+    "dense": 1,
+    "dense_h_to_4h": 1,
+    "dense_4h_to_h": 1,
+    "lm_head": 1,
+}
 # Entries of model_config.json that describe the adapter; the fine-tuning program has a flag for each.
 METHOD_SWITCHES = ("use_lora", "use_qlora", "use_ptuning")
 LORA_DEFAULTS: dict[str, Any] = {
@@ -235,22 +245,24 @@ def interleave_tensor(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
         return interleave_qkv(tensors[name], heads)
 
 
-def check_base_name(name: Any, runs: Sequence[Path]) -> None:
+def check_base_name(name: Any, runs: Sequence[Path], entry: str = BASE_KEY) -> None:
     """Raise CheckpointError for a base model without a name, or a chain of base models that is cyclic or too long.
 
     Args:
         name: the base model of the last of `runs`; a nonempty string or path.
         runs: directories of a fine-tune, its base model, the base model's base model, and so on.
+        entry: entry of the last one's configuration that should name its base model.
     """
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(
-            f"{runs[-1]}: {BASE_KEY} is {reprlib.repr(name)}; it should be the name or the directory of a model."
+            f"{runs[-1]}: {entry} is {reprlib.repr(name)}; it should be the name or the directory of a model. Correct "
+            "it, or give the base model by --base or base=."
         )
     paths = [os.path.realpath(run) for run in runs]
     if len(set(paths)) < len(paths) or len(paths) > MAX_BASES:
         raise CheckpointError(
             f"The chain of base models of {runs[0]} is cyclic or has more than {MAX_BASES} models. "
-            f"Correct {BASE_KEY} in its configuration, or give the base by --base or base=."
+            f"Correct {entry} in its configuration, or give the base by --base or base=."
         )
 
 

@@ -197,7 +197,7 @@ def write_hf(
         eos_token_id=eos_token_id,
         dtype=dtype,
         layers=layers,
-        sampling=read_sampling(checkpoint.path),
+        sampling=read_sampling(checkpoint.find_folder(GENERATION_NAME)),
         progress=report,
     )
     export_code(directory)
@@ -213,8 +213,9 @@ def write_sat(
     templates: Tensors | None = None,
 ) -> None:
     """Write weights and configurations in the SAT format; for `templates` see `save_sat`."""
-    if (checkpoint.path / GENERATION_NAME).is_file():
-        shutil.copyfile(checkpoint.path / GENERATION_NAME, directory / GENERATION_NAME)
+    settings = checkpoint.find_folder(GENERATION_NAME) / GENERATION_NAME
+    if settings.is_file():
+        shutil.copyfile(settings, directory / GENERATION_NAME)
     config = dict(checkpoint.config)
     if config.get("tokenizer_type") == str(checkpoint.path):  # a Hugging Face directory, which contains the tokenizer
         config["tokenizer_type"] = "."
@@ -236,7 +237,7 @@ def refuse_additions(checkpoint: Checkpoint) -> Checkpoint:
 
 def copy_tokenizer(checkpoint: Checkpoint, directory: Path) -> int:
     """Copy the model's tokenizer to `directory`; return the id of the end-of-answer token."""
-    source = find_vocabulary(checkpoint.path)
+    source = find_vocabulary(checkpoint.find_folder(VOCABULARY_NAME))
     shutil.copyfile(source / VOCABULARY_NAME, directory / VOCABULARY_NAME)
     if (source / TOKENIZER_NAME).is_file():
         shutil.copyfile(source / TOKENIZER_NAME, directory / TOKENIZER_NAME)

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from ..aliases import FormerAttribute, former_keywords
+from ..description import CONFIG_KEY as DESCRIPTION_KEY
 from ..errors import CheckpointError
 from ..names import DEFAULT_MODEL
 from ..quantization.dequantize import BITS_KEY, SCALE_SUFFIX, dequantize_tensors, read_bits, stored_quantized
 from ..quantization.nf4 import fake_quantize_tensors
 from ..tensors import LazyTensors, Tensors, loaders_of
-from . import hf, sat
+from . import hf, peft_adapter, sat
 from .adapters import (
     BASE_KEY,
     LORA,
@@ -28,18 +29,20 @@ from .adapters import (
     overlay_adapter,
     plain_config,
 )
-from .files import translate_os_errors
+from .files import open_tensors, translate_os_errors
 from .layout import (
     DERIVED_SUFFIX,
     INTERLEAVED,
     LAYOUTS,
+    SPLIT,
     check_heads,
     check_layout,
     is_language_qkv,
     is_loaded,
     split_qkv_rows,
 )
-from .resolve import resolve
+from .peft_adapter import read_peft
+from .resolve import base_entry, is_adapter, read_base_name, resolve
 from .sat import join_ranks
 from .sizes import check_file_sizes
 
@@ -58,6 +61,7 @@ class Checkpoint:
         layout_is_explicit: whether the caller gave that order; the weights are then not checked for it.
         quantized: the low-bit weights in their stored form, with `_scale` and `_groups`.
         bits: bits per weight of those, by the configuration; 0 without low-bit weights.
+        base_paths: the directories of its base model, of that one's base model, and so on.
     """
 
     path: Path
@@ -68,6 +72,11 @@ class Checkpoint:
     layout_is_explicit: bool = False
     quantized: Tensors = field(default_factory=dict)
     bits: int = 0
+    base_paths: tuple[Path, ...] = ()
+
+    def find_folder(self, file: str) -> Path:
+        """Return the first directory with a file of this name: its own, else its base model's; its own if none has."""
+        return next((folder for folder in (self.path, *self.base_paths) if (folder / file).is_file()), self.path)
 
     @property
     def count(self) -> int:
@@ -181,6 +190,8 @@ def open_checkpoint(
 def open_without_base(path: Path, qkv_layout: str | None = None, iteration: int | None = None) -> Checkpoint:
     """Open the checkpoint at `path` without its base model."""
     with translate_os_errors():
+        if is_adapter(path):
+            return open_adapter(path)
         opened = open_sat(path, qkv_layout, iteration) if sat.is_sat_checkpoint(path) else open_hf(path, qkv_layout)
     return replace(opened, layout_is_explicit=qkv_layout is not None)
 
@@ -194,13 +205,14 @@ def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) 
         home: directory of models, instead of $SAT_HOME.
     """
     run = runs[-1]
-    check_base_name(name, runs)
+    file, entry = base_entry(run)
+    check_base_name(name, runs, entry)
     try:
         base = open_without_base(resolve(name, home=home))
     except CheckpointError as error:
         raise CheckpointError(
             f"{run} contains only the trained weights of a fine-tune of {os.fspath(name)}, which is needed as well. If "
-            f"it has moved, give its path by --base or base=, or in {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
+            f"it has moved, give its path by --base or base=, or in {entry} of {file}.\n{error}"
         ) from error
     named = base.config.get(BASE_KEY)
     if named is not None:
@@ -210,6 +222,8 @@ def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) 
 
 def overlay_on_base(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
     """Return a fine-tune with missing tensors taken from its base; QLoRA's base is quantized as in training."""
+    if is_adapter(trained.path):
+        trained = convert_adapter(trained, base)
     check_base(trained.config, base.config, trained.path, base.path)
     heads = trained.config["num_attention_heads"]
     tensors, config = base.split_qkv(), trained.config
@@ -217,7 +231,13 @@ def overlay_on_base(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
         tensors = fake_quantize_tensors(tensors, embeddings=config.get("round_embeddings", False))
     stored = overlay_adapter(tensors, trained.stored_tensors, trained.qkv_layout, heads)
     config = {key: value for key, value in trained.config.items() if key != BASE_KEY}
-    return replace(trained, stored_tensors=stored, config=config, files=base.files + trained.files)
+    return replace(
+        trained,
+        stored_tensors=stored,
+        config=config,
+        files=base.files + trained.files,
+        base_paths=(base.path, *base.base_paths),
+    )
 
 
 def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Checkpoint:
@@ -246,6 +266,26 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     return Checkpoint(
         path, config, files, dequantized, qkv_layout or INTERLEAVED, quantized=stored_quantized(stored), bits=bits
     )
+
+
+def open_adapter(path: Path) -> Checkpoint:
+    """Open the PEFT adapter in directory `path`, whose tensors have no SAT names before it meets its base model."""
+    # The configuration contains scales, so that a digest of the files needs it.
+    files = [path / peft_adapter.CONFIG_NAME, path / peft_adapter.WEIGHTS_NAME]
+    return Checkpoint(path, {BASE_KEY: read_base_name(path) or ""}, files, open_tensors(files[1]), INTERLEAVED)
+
+
+def convert_adapter(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """Return a PEFT adapter as a LoRA run of the base model, which is not part of it.
+
+    Raises:
+        CheckpointError: the adapter is not plain LoRA, or does not fit the base model.
+    """
+    tensors, settings = read_peft(adapter.path, base.split_qkv(), base.config["num_attention_heads"])
+    config = {**base.config, **settings, "model_class": "FineTuneVisualGLMModel"}
+    for entry in ("tokenizer_type", DESCRIPTION_KEY):  # of the base model's directory and knowledge
+        config.pop(entry, None)
+    return replace(adapter, config=config, stored_tensors=tensors, qkv_layout=SPLIT)
 
 
 def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Resolve a model's name to a directory or a file; download the model if it is not on this machine.
 
 visualglm-tiny          the small model in this repository
-a directory             that directory: a model in either format, a SAT run, or one iteration of a run
+a directory             that directory: a model in either format, a SAT run, one iteration of a run, or a PEFT adapter
 a .pt file              that file: the weights of a SAT run
 visualglm-6b            $SAT_HOME/visualglm-6b, ./visualglm-6b, ~/.sat_models/visualglm-6b, then the hub
 organization/model      the hub cache, then the hub; if ./organization is a directory, it is a path instead
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ..command_line import print_text
 from ..environment import expand_home, read_integer, read_variable
@@ -24,13 +25,13 @@ from ..names import DEFAULT_MODEL, EMBEDDED, HUB_IDS, embedded_names
 from . import hf, sat
 from .adapters import BASE_KEY, MAX_BASES
 from .files import check_disk_space, describe_damage, read_json, translate_os_errors
+from .peft_adapter import BASE_KEY as ADAPTER_BASE_KEY, CONFIG_NAME as ADAPTER_NAME, WEIGHTS_NAME as ADAPTER_WEIGHTS
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 
 # Model ids with an organization that the hub's client accepts.
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 # Download size in bytes: 1,039 tensors in half precision, and the tokenizer.
 HUB_SIZES = {"THUDM/visualglm-6b": 15_604_388_608 + 2_706_249}
-ADAPTER_NAME = "adapter_config.json"
 RUNS_FOLDER = "checkpoints"  # the documented destination of fine-tuning
 FILE_ENDINGS = (".pt", ".bin", ".safetensors", ".json")
 WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
@@ -42,8 +43,24 @@ def print_notice(text: str) -> None:
 
 
 def is_model(path: Path) -> bool:
-    """Return whether `path` is a model directory in either format, or a SAT weight file."""
-    return sat.is_sat_checkpoint(path) or (path / hf.CONFIG_NAME).is_file()
+    """Return whether `path` is a model directory in either format, a PEFT adapter, or a SAT weight file."""
+    return sat.is_sat_checkpoint(path) or (path / hf.CONFIG_NAME).is_file() or is_adapter(path)
+
+
+def is_adapter(path: Path) -> bool:
+    """Return whether `path` is the directory of a PEFT adapter; as in transformers, whatever else it contains."""
+    return (path / ADAPTER_NAME).is_file()
+
+
+def base_entry(run: Path) -> tuple[Path, str]:
+    """Return the configuration file of a fine-tune or an adapter, and its entry that names the base model."""
+    return (run / ADAPTER_NAME, ADAPTER_BASE_KEY) if is_adapter(run) else (run / SAT_CONFIG_NAME, BASE_KEY)
+
+
+def read_base_name(run: Path) -> Any:
+    """Read the name of the base model in the configuration of a fine-tune or an adapter; None if it has none."""
+    file, key = base_entry(run)
+    return read_json(file).get(key) if file.is_file() else None
 
 
 def resolve(
@@ -85,12 +102,6 @@ def find_model(name: str, home: str | os.PathLike[str] | None, notice: Callable[
 def refuse_non_model(path: Path) -> None:
     """Raise CheckpointError if `path` exists but is not a model."""
     if path.is_dir():
-        if (path / ADAPTER_NAME).is_file():
-            raise CheckpointError(
-                f"{path} contains an adapter of PEFT, which needs its base model. Convert it to a run: "
-                f"python -m finetune.merge {path} --to run --out RUN. Or load the base model with transformers, then "
-                "the adapter with peft.PeftModel.from_pretrained."
-            )
         inside = [*path.glob("snapshots/*"), *path.glob("*")]  # the first as in the hub cache
         found = next((str(folder) for folder in inside if is_model(folder)), "")
         raise CheckpointError(
@@ -146,6 +157,8 @@ def find_cached_snapshot(hub_id: str) -> Path | None:
 
 def is_complete(path: Path) -> bool:
     """Return whether an HF directory has its configuration and all weight files, unlike an interrupted download."""
+    if is_adapter(path):
+        return (path / ADAPTER_WEIGHTS).is_file()
     try:
         return is_model(path) and bool(hf.weight_files(path))
     except CheckpointError:
@@ -316,8 +329,7 @@ def base_search_paths(run: Path, bases: int) -> list[Path]:
         run: directory of the fine-tune.
         bases: maximum length of the chain of base models to follow.
     """
-    file = run / SAT_CONFIG_NAME
-    base = read_json(file).get(BASE_KEY) if bases and file.is_file() else None
+    base = read_base_name(run) if bases else None
     return vocabulary_search_paths(str(base), bases - 1) if base else []
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..aliases import FormerAttribute
-from ..checkpoint.adapters import merge_weight
+from ..checkpoint.adapters import PARTITIONS, merge_weight
 from ..errors import SettingError
 from ..quantization.nf4 import Nf4Linear
 from . import compat as sat_compat  # noqa: F401  (before sat)
@@ -24,16 +24,6 @@ from .low_rank import CastLoraWeights, FusedLoraFunction, autocast_enabled, has_
 from sat.model.base_model import BaseMixin
 
 LLM, MLP, HEAD, QFORMER, VIT = "llm", "mlp", "head", "qformer", "vit"
-# The linear layers that can be adapted, and the number of partitions of each.
-PARTITIONS = {
-    "query_key_value": 3,
-    "key_value": 2,
-    "query": 1,
-    "dense": 1,
-    "dense_h_to_4h": 1,
-    "dense_4h_to_h": 1,
-    "lm_head": 1,
-}
 LANGUAGE_LAYER = re.compile(r"transformer\.layers\.(\d+)\.")
 TARGET_PATTERNS = {
     LLM: r"transformer\.layers\.\d+\.attention\.\w+",

@@ -169,6 +169,11 @@ def test_an_adapter_of_peft_answers_as_before(fixtures: Path) -> None:
         assert network.chat(tokenizer, path, question, history=[], **PLAIN)[0] == expected
 
 
+@pytest.mark.parametrize("load", [load_sat, load_hf])
+def test_an_adapter_of_peft_is_loaded(load: Any, fixtures: Path) -> None:
+    assert ask(load("peft", device="cpu"), fixtures) == EXPECTED["answers"]["lora"]
+
+
 def test_an_adapter_of_peft_becomes_a_run(fixtures: Path, tmp_path: Path) -> None:
     merge: Any = importlib.import_module("finetune.merge")
     assert merge.main([str(fixtures / "peft"), "--out", str(tmp_path / "run"), "--to", "run"]) == 0

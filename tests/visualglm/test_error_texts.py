@@ -29,9 +29,9 @@ MODULES = (
         "hf_loading",
         "placement",
     ),
-    *("environment", "checkpoint.resolve", "prompt", "checkpoint.files"),
+    *("environment", "checkpoint.resolve", "checkpoint.peft_adapter", "prompt", "checkpoint.files"),
 )
-PYTHON_ONLY = {"choose_language", "to_turns", "parse_message", "parse_pair", "read_hf_config"}
+PYTHON_ONLY = {"choose_language", "to_turns", "parse_message", "parse_pair", "read_hf_config", "write_peft"}
 # Functions that describe a reason, and what precedes the reason in the message.
 REASONS = {"_describe_unknown": "⟨image⟩ ", "describe_damage": "⟨path⟩ ", "describe_archive": "⟨path⟩ "}
 REASONS |= {"describe_truncation": "⟨path⟩ ", "_describe_error": "", "_describe_status": ""}

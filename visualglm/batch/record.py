@@ -40,6 +40,7 @@ def make_record(settings: Settings, rows: RowSource) -> dict[str, Any]:
     """
     from model.checkpoint import open_checkpoint
     from model.checkpoint.digest import model_digest
+    from model.checkpoint.save import GENERATION_NAME
 
     checkpoint = open_checkpoint(settings.model, base=settings.loading.get("base"))
     loading = {name: value for name, value in settings.loading.items() if name not in ("device", "base")}
@@ -48,7 +49,7 @@ def make_record(settings: Settings, rows: RowSource) -> dict[str, Any]:
         "program": program_version(),
         "model": model_digest(checkpoint),
         "questions": rows.questions,
-        "sampling": sampling_parameters(checkpoint.path, settings),
+        "sampling": sampling_parameters(checkpoint.find_folder(GENERATION_NAME), settings),
         "precision": {**loading, "hf": settings.hf},
         "language": settings.language,
         "columns": {"image": rows.columns.image, "question": rows.columns.question, "id": rows.columns.id},

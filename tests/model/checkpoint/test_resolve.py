@@ -61,6 +61,14 @@ def test_the_hub_cache_is_found(tmp_path: Path) -> None:
     assert resolve("visualglm-6b") == snapshot
 
 
+def test_an_adapter_in_the_hub_cache_is_found_when_it_is_complete(tmp_path: Path) -> None:
+    snapshot = make_cached(tmp_path, {"adapter_config.json": "{}"})
+    with pytest.raises(CheckpointError, match="connection"):
+        resolve("visualglm-6b", notice=lambda text: None)
+    (snapshot / "adapter_model.safetensors").touch()
+    assert resolve("visualglm-6b") == snapshot
+
+
 def test_an_interrupted_download_is_taken_up_again(tmp_path: Path) -> None:
     index = json.dumps(
         {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
@@ -155,10 +163,6 @@ def test_what_lies_next_to_a_model_points_to_it(tmp_path: Path) -> None:
     snapshot = make_cached(tmp_path, {"config.json": "{}"})
     with pytest.raises(CheckpointError, match="abc"):
         resolve(snapshot.parents[1])
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="PEFT"):
-        resolve(tmp_path / "adapter")
 
 
 def test_another_hub_model_is_not_answered_with_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,23 +15,25 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoint
-from model.checkpoint.adapters import FIRST_A, read_factors
-from model.checkpoint.files import open_tensors, read_json, write_tensors
-from model.checkpoint.layout import interleave_qkv, is_language_qkv, split_qkv, to_hf_name, to_sat_name
-from model.errors import CheckpointError
-from model.sat.lora import PARTITIONS
-from model.tensors import Tensors
+from ..errors import CheckpointError
+from ..tensors import Tensors, translate_shape_errors
+from .adapters import FIRST_A, PARTITIONS, read_factors
+from .files import open_tensors, read_json, write_tensors
+from .layout import interleave_qkv, is_language_qkv, split_qkv, to_hf_name, to_sat_name
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+BASE_KEY = "base_model_name_or_path"
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 PREFIX = "base_model.model."
-MERGE_WITH_PEFT = (
-    "Merge the adapter with PEFT (merge_and_unload, save_pretrained), and convert the complete model: "
-    "python -m model.checkpoint.convert"
-)
+MERGE_ADVICE = "Merge it with PEFT (merge_and_unload, save_pretrained), and use the complete model."
 # LoRA initializations that also change the base model's weights, which the adapter's files do not contain.
 CHANGING_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
+# Settings of PEFT under which a layer computes something other than W + B A.
+OTHER_METHODS = (
+    *("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config"),
+    *("monteclora_config", "modules_to_save", "layer_replication", "target_parameters", "trainable_token_indices"),
+    *("lora_bias", "bias_pattern"),
+)
 LoraFactors = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of a layer
 
 
@@ -79,7 +81,7 @@ def peft_config(
     return {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": base,
+        BASE_KEY: base,
         "inference_mode": True,
         # A regular expression for full names: PEFT compares a list with the ends of names, and some layers of the
         # image encoder have names that end like names of the language model.
@@ -100,50 +102,64 @@ def save_adapter(folder: Path, tensors: dict[str, torch.Tensor], config: dict[st
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_peft(folder: Path, base: Tensors, heads: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a PEFT adapter.
 
     Args:
         folder: directory of the adapter.
-        base: checkpoint of its base model.
+        base: tensors of its base model, with the rows of query_key_value in split order.
+        heads: number of attention heads.
 
     Returns:
         The LoRA matrices by their SAT names, and the entries of model_config.json that describe them. All layers get
         the same rank, which is the largest in the adapter, and a scale of 1.
 
     Raises:
-        CheckpointError: the adapter is not plain LoRA, or adapts layers that SAT's LoRA does not support.
+        CheckpointError: the adapter is not plain LoRA, adapts layers that SAT's LoRA does not support, or layers that
+            the base model lacks.
     """
     config = read_json(folder / CONFIG_NAME)
     check_adapter(config, folder)
     stored = open_tensors(folder / WEIGHTS_NAME)
     names = [name.removesuffix(LORA_A) for name in stored if name.endswith(LORA_A)]
-    check_tensors(stored, names, base.split_qkv(), folder)
-    heads = base.config["num_attention_heads"]
+    check_tensors(stored, names, base, folder)
     layers = {name: sat_layer(name, folder) for name in names}
+    absent = [name for name, layer in layers.items() if f"{layer}.weight" not in base]
+    if absent:
+        raise CheckpointError(
+            f"The adapter in {folder} adapts {absent[0].removeprefix(PREFIX)}, which its base model lacks. Give the "
+            "model that it was trained from by --base or base=."
+        )
     rank = max(len(stored[name + LORA_A]) for name in names)
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
         lora_a, lora_b = stored[name + LORA_A].float(), stored[name + LORA_B].float()
         lora_b = lora_b * lora_scale(name.removeprefix(PREFIX), len(lora_a), config)
-        rows = split_qkv(lora_b, heads) if is_language_qkv(f"{layer}.weight") else lora_b
-        padding = rank - len(lora_a)
-        for number, partition in enumerate(rows.chunk(PARTITIONS[layer.rpartition(".")[2]])):
-            tensors[f"{layer}.matrix_A.{number}"] = torch.nn.functional.pad(lora_a, (0, 0, 0, padding))
-            tensors[f"{layer}.matrix_B.{number}"] = torch.nn.functional.pad(partition, (0, padding))
+        with translate_shape_errors(name):
+            rows = split_qkv(lora_b, heads) if is_language_qkv(f"{layer}.weight") else lora_b
+            padding = rank - len(lora_a)
+            for number, partition in enumerate(rows.chunk(PARTITIONS[layer.rpartition(".")[2]])):
+                tensors[f"{layer}.matrix_A.{number}"] = torch.nn.functional.pad(lora_a, (0, 0, 0, padding))
+                tensors[f"{layer}.matrix_B.{number}"] = torch.nn.functional.pad(partition, (0, padding))
     return tensors, sat_settings(layers.values(), rank)
 
 
 def check_adapter(config: Mapping[str, Any], folder: Path) -> None:
     """Raise CheckpointError for an adapter that is not plain LoRA on linear layers."""
-    unsupported = [name for name in ("use_dora", "modules_to_save", "bias_pattern") if config.get(name)]
+    unsupported = [] if config.get("peft_type") == "LORA" else [f"peft_type={config.get('peft_type')!r}"]
+    unsupported += [name for name in OTHER_METHODS if config.get(name)]
     unsupported += ["bias"] if config.get("bias", "none") != "none" else []
     start = str(config.get("init_lora_weights", True))
     unsupported += [f"init_lora_weights={start}"] if start.lower().startswith(CHANGING_BASE) else []
-    if config.get("peft_type") != "LORA" or unsupported:
-        description = f"LoRA with {', '.join(unsupported)}" if unsupported else f"of type {config.get('peft_type')!r}"
+    alphas = config.get("alpha_pattern") or {}
+    scales = [config.get("lora_alpha"), *(alphas.values() if isinstance(alphas, dict) else [alphas])]
+    if unsupported:
         raise CheckpointError(
-            f"The adapter in {folder} is {description}; only plain LoRA can be converted. {MERGE_WITH_PEFT}"
+            f"The adapter in {folder} uses {', '.join(unsupported)}; only plain LoRA is supported. {MERGE_ADVICE}"
+        )
+    if not all(isinstance(scale, int | float) for scale in scales):
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME}: lora_alpha and the values of alpha_pattern should be numbers. Get the file again."
         )
 
 
@@ -152,10 +168,10 @@ def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: 
     expected = {name + end for name in names for end in (LORA_A, LORA_B)}
     other = [name for name in sorted({*stored} ^ expected) if not is_base_weight(name, stored, base)]
     if other or not names:
-        description = f"{'contains' if other[0] in stored else 'lacks'} {other[0]}" if other else "contains no tensors"
+        first = other[0] if other else LORA_A
         raise CheckpointError(
-            f"{folder / WEIGHTS_NAME} {description}. Only LoRA on linear layers can be converted, with {LORA_A[1:]} "
-            f"and {LORA_B[1:]} for each. {MERGE_WITH_PEFT}"
+            f"{folder / WEIGHTS_NAME} should contain {LORA_A[1:]} and {LORA_B[1:]} of each adapted linear layer, and "
+            f"nothing else; {first} is missing or unexpected. {MERGE_ADVICE}"
         )
 
 
@@ -185,8 +201,8 @@ def sat_layer(name: str, folder: Path) -> str:
     layer = sat_name.removesuffix(".weight")
     if layer.rpartition(".")[2] not in PARTITIONS:
         raise CheckpointError(
-            f"The adapter in {folder} adapts {name.removeprefix(PREFIX)}, which SAT's LoRA does not support. It "
-            f"supports {', '.join(PARTITIONS)}. {MERGE_WITH_PEFT}"
+            f"The adapter in {folder} adapts {name.removeprefix(PREFIX)}; only layers with these names are supported: "
+            f"{', '.join(PARTITIONS)}. {MERGE_ADVICE}"
         )
     return layer
 
