@@ -26,8 +26,7 @@ The modules, in the order in which data passes through them:
     checkpoints             checkpoints (files of a run, its lock), training_state, runs (start or resume a run)
 
 Other programs: check (`python -m finetune.data check`), compare, plot (with run_log, run_curves and curves, which also
-draw the report), and merge with peft_adapter. `errors` holds the
-exceptions.
+draw the report), and merge. `errors` holds the exceptions.
 """
 
 from model.aliases import install_aliases

@@ -25,7 +25,9 @@ CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 BASE_KEY = "base_model_name_or_path"
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 PREFIX = "base_model.model."
-MERGE_ADVICE = "Merge it with PEFT (merge_and_unload, save_pretrained), and use the complete model."
+MERGE_ADVICE = (
+    "Merge it with PEFT (merge_and_unload, save_pretrained of model and tokenizer), and use the complete model."
+)
 # LoRA initializations that also change the base model's weights, which the adapter's files do not contain.
 CHANGING_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
 # Settings of PEFT under which a layer computes something other than W + B A.

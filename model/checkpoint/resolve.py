@@ -48,7 +48,7 @@ def is_model(path: Path) -> bool:
 
 
 def is_adapter(path: Path) -> bool:
-    """Return whether `path` is the directory of a PEFT adapter; as in transformers, whatever else it contains."""
+    """Return whether `path` is the directory of a PEFT adapter, whatever else it contains, as transformers does."""
     return (path / ADAPTER_NAME).is_file()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune.peft_adapter import save_adapter
 
 from model.checkpoint.convert import convert
+from model.checkpoint.peft_adapter import save_adapter
 from tests.helpers.finetuning import data, train  # noqa: F401
 from tests.helpers.hf_models import load_tiny, tiny_tokenizer
 
