@@ -54,19 +54,12 @@ def load_published_network(
     Raises:
         SettingError: the weights are quantized already, to a different number of bits.
     """
-    from transformers import GenerationConfig
-
     from .hf.configuration_chatglm import ChatGLMConfig
 
     checkpoint.split_qkv()  # checks the QKV row order against the weights
     with translate_config_errors(checkpoint.path / CONFIG_NAME):
         config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
-    network = load_network(checkpoint, open_files(checkpoint.files), config, device, dtype, bits, progress)
-    if (checkpoint.path / GENERATION_NAME).is_file():
-        read_json(checkpoint.path / GENERATION_NAME)
-        with translate_config_errors(checkpoint.path / GENERATION_NAME):
-            network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
-    return network
+    return load_network(checkpoint, open_files(checkpoint.files), config, device, dtype, bits, progress)
 
 
 @contextmanager
@@ -128,7 +121,13 @@ def load_network(
     bits: int | None,
     progress: Progress | None,
 ) -> "ChatGLMForConditionalGenerationWithImage":
-    """Build the network of `config`, and copy `tensors` into it one at a time by their names in the network."""
+    """Build the network of `config`, copy `tensors` into it one at a time, and read its generation settings.
+
+    Args:
+        tensors: tensors by their names in the network.
+    """
+    from transformers import GenerationConfig
+
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
     checkpoint.check_file_sizes()
@@ -149,4 +148,9 @@ def load_network(
     load_tensors(
         network, replace(checkpoint, stored_tensors=quantized, qkv_layout=SPLIT, layout_is_explicit=True), progress
     )
+    folder = checkpoint.find_folder(GENERATION_NAME)
+    if (folder / GENERATION_NAME).is_file():
+        read_json(folder / GENERATION_NAME)
+        with translate_config_errors(folder / GENERATION_NAME):
+            network.generation_config = GenerationConfig.from_pretrained(folder)
     return network

@@ -92,6 +92,7 @@ def test_it_uses_the_tokenizer_and_the_generation_settings_of_its_base(adapter: 
     (base / GENERATION_NAME).write_text(json.dumps({"temperature": 0.125}))
     write_settings(adapter, base_model_name_or_path=str(base))
     assert load_sat(adapter, device="cpu").sampling == {"temperature": 0.125}
+    assert load_hf(adapter, device="cpu").network.generation_config.temperature == 0.125
     assert load_tokenizer(adapter).bos_token_id == load_tokenizer("visualglm-tiny").bos_token_id
     (adapter / GENERATION_NAME).write_text(json.dumps({"temperature": 0.25}))
     assert load_sat(adapter, device="cpu").sampling == {"temperature": 0.25}
