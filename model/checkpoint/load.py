@@ -271,7 +271,7 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
 def open_adapter(path: Path) -> Checkpoint:
     """Open the PEFT adapter in directory `path`, whose tensors have no SAT names before it meets its base model."""
     # The configuration contains scales, so that a digest of the files needs it.
-    files = [path / peft_adapter.CONFIG_NAME, path / peft_adapter.WEIGHTS_NAME]
+    files = [path / peft_adapter.CONFIG_NAME, peft_adapter.weights_file(path)]
     return Checkpoint(path, {BASE_KEY: read_base_name(path) or ""}, files, open_tensors(files[1]), INTERLEAVED)
 
 

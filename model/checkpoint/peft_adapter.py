@@ -22,6 +22,7 @@ from .files import open_tensors, read_json, write_tensors
 from .layout import interleave_qkv, is_language_qkv, split_qkv, to_hf_name, to_sat_name
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+FORMER_WEIGHTS_NAME = "adapter_model.bin"  # of PEFT before 0.7
 BASE_KEY = "base_model_name_or_path"
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 PREFIX = "base_model.model."
@@ -104,6 +105,12 @@ def save_adapter(folder: Path, tensors: dict[str, torch.Tensor], config: dict[st
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def weights_file(folder: Path) -> Path:
+    """Return the path of the weight file in the directory of an adapter."""
+    names = (name for name in (WEIGHTS_NAME, FORMER_WEIGHTS_NAME) if (folder / name).is_file())
+    return folder / next(names, WEIGHTS_NAME)
+
+
 def read_peft(folder: Path, base: Tensors, heads: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a PEFT adapter.
 
@@ -122,7 +129,7 @@ def read_peft(folder: Path, base: Tensors, heads: int) -> tuple[dict[str, torch.
     """
     config = read_json(folder / CONFIG_NAME)
     check_adapter(config, folder)
-    stored = open_tensors(folder / WEIGHTS_NAME)
+    stored = open_tensors(weights_file(folder))
     names = [name.removesuffix(LORA_A) for name in stored if name.endswith(LORA_A)]
     check_tensors(stored, names, base, folder)
     layers = {name: sat_layer(name, folder) for name in names}
@@ -172,7 +179,7 @@ def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: 
     if other or not names:
         first = other[0] if other else LORA_A
         raise CheckpointError(
-            f"{folder / WEIGHTS_NAME} should contain {LORA_A[1:]} and {LORA_B[1:]} of each adapted linear layer, and "
+            f"{weights_file(folder)} should contain {LORA_A[1:]} and {LORA_B[1:]} of each adapted linear layer, and "
             f"nothing else; {first} is missing or unexpected. {MERGE_ADVICE}"
         )
 

@@ -25,7 +25,7 @@ from ..names import DEFAULT_MODEL, EMBEDDED, HUB_IDS, embedded_names
 from . import hf, sat
 from .adapters import BASE_KEY, MAX_BASES
 from .files import check_disk_space, describe_damage, read_json, translate_os_errors
-from .peft_adapter import BASE_KEY as ADAPTER_BASE_KEY, CONFIG_NAME as ADAPTER_NAME, WEIGHTS_NAME as ADAPTER_WEIGHTS
+from .peft_adapter import BASE_KEY as ADAPTER_BASE_KEY, CONFIG_NAME as ADAPTER_NAME, weights_file
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 
 # Model ids with an organization that the hub's client accepts.
@@ -158,7 +158,7 @@ def find_cached_snapshot(hub_id: str) -> Path | None:
 def is_complete(path: Path) -> bool:
     """Return whether an HF directory has its configuration and all weight files, unlike an interrupted download."""
     if is_adapter(path):
-        return (path / ADAPTER_WEIGHTS).is_file()
+        return weights_file(path).is_file()
     try:
         return is_model(path) and bool(hf.weight_files(path))
     except CheckpointError:

@@ -12,8 +12,9 @@ from finetune.merge import main as merge
 from model import CheckpointError, Conversation, GenerationConfig, load_hf, load_sat
 from model.checkpoint import open_checkpoint
 from model.checkpoint.digest import model_digest
-from model.checkpoint.files import write_tensors
-from model.checkpoint.resolve import ADAPTER_NAME, ADAPTER_WEIGHTS
+from model.checkpoint.files import open_tensors, write_tensors
+from model.checkpoint.peft_adapter import FORMER_WEIGHTS_NAME, WEIGHTS_NAME
+from model.checkpoint.resolve import ADAPTER_NAME
 from model.checkpoint.save import GENERATION_NAME
 from model.loading import check_loadable, load_tokenizer
 from model.prompt import ENGLISH
@@ -36,7 +37,7 @@ def write_adapter(folder: Path, seed: int = 0, **settings: Any) -> Path:
         tensors[f"{layer}.lora_A.weight"] = 0.3 * torch.randn(3, width, generator=generator)
         tensors[f"{layer}.lora_B.weight"] = 0.3 * torch.randn(3 * width, 3, generator=generator)
     folder.mkdir()
-    write_tensors(folder / ADAPTER_WEIGHTS, tensors)
+    write_tensors(folder / WEIGHTS_NAME, tensors)
     write_settings(folder, **settings)
     return folder
 
@@ -152,12 +153,19 @@ def test_other_adapters_are_refused(settings: dict[str, Any], word: str, load: A
 )
 def test_an_adapter_of_another_model_is_refused(name: str, shape: tuple[int, ...], word: str, adapter: Path) -> None:
     ends = ("lora_A", "lora_B") if shape else ("lora_B",)
-    write_tensors(adapter / ADAPTER_WEIGHTS, {f"{name}.{end}.weight": torch.zeros(shape or (3, 3)) for end in ends})
+    write_tensors(adapter / WEIGHTS_NAME, {f"{name}.{end}.weight": torch.zeros(shape or (3, 3)) for end in ends})
     with pytest.raises(CheckpointError, match=word):
         load_sat(adapter, device="cpu")
 
 
+def test_the_weight_file_of_earlier_versions_is_read(adapter: Path) -> None:
+    expected = answer(load_sat(adapter, device="cpu"))
+    torch.save(dict(open_tensors(adapter / WEIGHTS_NAME)), adapter / FORMER_WEIGHTS_NAME)
+    (adapter / WEIGHTS_NAME).unlink()
+    assert answer(load_sat(adapter, device="cpu")) == expected
+
+
 def test_missing_weights_are_said(adapter: Path) -> None:
-    (adapter / ADAPTER_WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=f"{ADAPTER_WEIGHTS} does not exist"):
+    (adapter / WEIGHTS_NAME).unlink()
+    with pytest.raises(CheckpointError, match=f"{WEIGHTS_NAME} does not exist"):
         load_sat(adapter, device="cpu")
