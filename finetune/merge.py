@@ -20,11 +20,12 @@ from model.checkpoint.convert import convert
 from model.checkpoint.files import write_tensors
 from model.checkpoint.layout import SPLIT
 from model.checkpoint.load import convert_adapter, open_adapter, open_base
-from model.checkpoint.peft_adapter import write_peft
-from model.checkpoint.resolve import read_base_name
+from model.checkpoint.peft_adapter import CONFIG_NAME as ADAPTER_NAME, write_peft
+from model.checkpoint.resolve import is_adapter, read_base_name
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME
 from model.checkpoint.save import new_directory, write_json
 from model.command_line import ArgumentParser, print_text, run_program
+from model.errors import CheckpointError
 
 FORMATS = ("sat", "hf", "peft", "run")
 FIRST_STEP = "1"
@@ -54,7 +55,13 @@ def merge(source: str, destination: Path, to: str, base: str | None = None) -> N
 
 
 def write_run(adapter: Path, destination: Path, base: str | None) -> None:
-    """Convert a PEFT adapter into a run, which can be loaded by the chat programs and merged."""
+    """Convert a PEFT adapter into a run, which can be trained further.
+
+    Raises:
+        CheckpointError: `adapter` is no adapter, or cannot be converted.
+    """
+    if not is_adapter(adapter):
+        raise CheckpointError(f"{adapter} is not the directory of a PEFT adapter: it has no {ADAPTER_NAME}.")
     name = base or read_base_name(adapter)
     run = convert_adapter(open_adapter(adapter), open_base(name, [adapter], None))
     with new_directory(destination, 0) as partial:

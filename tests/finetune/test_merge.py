@@ -141,6 +141,7 @@ def test_a_run_that_cannot_be_merged_raises_an_error(
     for source, to, words in (
         (str(prefixed), "sat", "P-tuning"),
         (str(prefixed), "peft", "no LoRA"),
+        (str(prefixed), "run", "adapter_config.json"),
         ("nowhere", "sat", "no model called"),
     ):
         assert main([source, "--out", str(tmp_path / "out"), "--to", to]) == 1

@@ -13,8 +13,7 @@ from model import CheckpointError, Conversation, GenerationConfig, load_hf, load
 from model.checkpoint import open_checkpoint
 from model.checkpoint.digest import model_digest
 from model.checkpoint.files import open_tensors, write_tensors
-from model.checkpoint.peft_adapter import FORMER_WEIGHTS_NAME, WEIGHTS_NAME
-from model.checkpoint.resolve import ADAPTER_NAME
+from model.checkpoint.peft_adapter import CONFIG_NAME as ADAPTER_NAME, FORMER_WEIGHTS_NAME, WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME
 from model.loading import check_loadable, load_tokenizer
 from model.prompt import ENGLISH
