@@ -61,7 +61,7 @@ class Batch:
     """A batch of running sequences, which occupy the first slots. Not thread-safe.
 
     On a GPU, a decode step is a CUDA graph, and the next step is launched before the tokens of the last one are
-    inspected. Memory grows with the batch size and the KV cache capacity in use, and is kept.
+    inspected. Memory grows with the batch size and the longest sequence, and is kept, except the KV cache on a GPU.
 
     Args:
         network: the model.
@@ -73,7 +73,7 @@ class Batch:
         sequences: the running sequences, in the order of their slots.
         prefilling: the prompts that are being prefilled, None if there are none.
         pending: the decode step that was launched ahead, None if there is none.
-        cache_capacity: tokens per slot that the KV cache is allocated for.
+        cache_capacity: maximum number of tokens of a slot.
         tokens: int64 [slots], the last sampled token of each slot.
         logprobs: the log-probabilities of these tokens.
     """
@@ -122,9 +122,10 @@ class Batch:
         sequences = [RunningSequence(request, request.max_new_tokens(self.capacity)) for request in requests]
         fitting = [sequence for sequence in sequences if sequence.max_new_tokens]
         if fitting:
-            longest = max(len(one.request.token_ids) + one.max_new_tokens for one in fitting)
+            lengths = [len(one.request.token_ids) + one.max_new_tokens for one in fitting]
             with translate_oom():
-                self._grow(len(self.sequences) + len(fitting), longest)
+                self._grow(len(self.sequences) + len(fitting), max(lengths))
+                self.decoder.reserve(len(self.sequences), [length + LOOKAHEAD for length in lengths])
             prompts = [sequence.request for sequence in fitting]
             prefill = self.decoder.prefill(len(self.sequences), prompts)
             num_tokens = sum(len(prompt.token_ids) for prompt in prompts)

@@ -5,18 +5,19 @@ three decoders: `EagerDecoder` runs the layers with torch's operations, `graph_d
 kernels on a GPU, and `FallbackDecoder` calls the complete model, for mixins and hooks that change its forward pass.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from ..kernels.torch_ops import positions_2d, prefix_mask
-from .kv_cache import KVCache
+from .kv_cache import CacheSlots, KVCache
 from .layers import Layers, make_decode_attention, make_prefill_attention
 from .network import Network, prefix_length, to_device
 from .sequence import Request
 
+Cache = TypeVar("Cache", bound=CacheSlots)
 # Yields after each layer, so that decode steps can run in between; returns the logits [n, V] of the first new tokens.
 Prefill = Generator[None, None, torch.Tensor]
 
@@ -56,7 +57,15 @@ class Decoder(Protocol):
         ...
 
     def grow(self, slots: int, capacity: int) -> None:
-        """Allocate `slots` slots of `capacity` tokens each; neither may be less than before."""
+        """Allocate `slots` slots of at most `capacity` tokens each; neither may be less than before."""
+        ...
+
+    def reserve(self, first: int, capacities: Sequence[int]) -> None:
+        """Allocate memory for sequences of these numbers of tokens in the slots from `first` on.
+
+        Raises:
+            RuntimeError: the device is out of memory; these slots stay free.
+        """
         ...
 
     def counters(self) -> list[torch.Tensor]:
@@ -64,25 +73,20 @@ class Decoder(Protocol):
         ...
 
 
-def make_cache(layers: Layers, slots: int, capacity: int) -> KVCache:
-    """Return an empty KV cache for the layers."""
-    network = layers.network
-    shape = slots, layers.num_heads, capacity, layers.head_dim
-    return KVCache(len(layers), shape, network.device, network.dtype, prefix_length(network))
-
-
 def context_lengths(requests: Sequence[Request]) -> list[int]:
     """Return the context length of each prompt, which is all tokens but <sop>."""
     return [len(request.token_ids) - 1 for request in requests]
 
 
-def write_prefix(layers: Layers, cache: KVCache, first: int, count: int) -> None:
+def write_prefix(layers: Layers, cache: CacheSlots, first: int, count: int) -> None:
     """Write the network's current prefix, if it has one, into `count` slots from `first` on."""
     if cache.prefix_length:
-        cache.write_prefix(slice(first, first + count), layers.network.prefix)
+        cache.write_prefix(range(first, first + count), layers.network.prefix)
 
 
-def begin_slots(layers: Layers, cache: KVCache, first: int, contexts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def begin_slots(
+    layers: Layers, cache: CacheSlots, first: int, contexts: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Prepare the slots from `first` on for a prefill; return the slots and the context lengths, int64 [n] each."""
     write_prefix(layers, cache, first, len(contexts))
     device = cache.lengths.device
@@ -91,12 +95,18 @@ def begin_slots(layers: Layers, cache: KVCache, first: int, contexts: list[int])
     return begun
 
 
-class CachedDecoder:
-    """Base class of the decoders with a KV cache. The cache is empty until `grow` is called."""
+class CachedDecoder(Generic[Cache]):
+    """Base class of the decoders with a KV cache. The cache has no slots until `grow` is called.
 
-    def __init__(self, layers: Layers) -> None:
+    Args:
+        layers: the language model's layers.
+        make_cache: class of the KV cache.
+    """
+
+    def __init__(self, layers: Layers, make_cache: Callable[..., Cache]) -> None:
         self.layers = layers
-        self.cache = make_cache(layers, 0, 0)
+        network, shape = layers.network, (0, layers.num_heads, 0, layers.head_dim)
+        self.cache = make_cache(len(layers), shape, network.device, network.dtype, prefix_length(network))
 
     def move(self, source: int, target: int, length: int) -> None:
         """Move a sequence from one slot to another."""
@@ -108,18 +118,23 @@ class CachedDecoder:
 
     def grow(self, slots: int, capacity: int) -> None:
         """Allocate `slots` slots of `capacity` tokens each."""
-        has_slots = self.cache.num_slots > 0
-        self.cache = self.cache.grown(slots, capacity) if has_slots else make_cache(self.layers, slots, capacity)
+        self.cache = self.cache.grown(slots, capacity)
 
     def counters(self) -> list[torch.Tensor]:
         """Return the lengths of the slots."""
         return [self.cache.lengths]
 
 
-class EagerDecoder(CachedDecoder):
+class EagerDecoder(CachedDecoder[KVCache]):
     """Runs the layers with torch's operations and a KV cache."""
 
     is_graph_capturable = False
+
+    def __init__(self, layers: Layers) -> None:
+        super().__init__(layers, KVCache)
+
+    def reserve(self, first: int, capacities: Sequence[int]) -> None:
+        """Do nothing: all slots have the capacity of `grow`."""
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Prefill prompts into the slots from `first` on."""
@@ -194,8 +209,11 @@ class FallbackDecoder:
         """Do nothing: slots share no memory."""
 
     def grow(self, slots: int, capacity: int) -> None:
-        """Allocate `slots` slots; the cache of a sequence grows with its tokens."""
+        """Allocate `slots` slots."""
         self.slots += [SequenceCache([], 0, 0)] * (slots - len(self.slots))
+
+    def reserve(self, first: int, capacities: Sequence[int]) -> None:
+        """Do nothing: the cache of a sequence grows with its tokens."""
 
     def counters(self) -> list[torch.Tensor]:
         """Return nothing: the lengths are kept on the host."""

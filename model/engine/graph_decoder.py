@@ -21,10 +21,11 @@ from .decoder import CachedDecoder, Prefill, begin_slots, context_lengths, write
 from .layers import Attend, Layers
 from .prefill import PrefillInputs
 from .sequence import Request
+from .sequence_kv_cache import SequenceKVCache
 
 
-class CudaGraphDecoder(CachedDecoder):
-    """Runs the layers with Triton kernels and a KV cache, which is empty until `grow` is called.
+class CudaGraphDecoder(CachedDecoder[SequenceKVCache]):
+    """Runs the layers with Triton kernels and a KV cache, which has no slots until `grow` is called.
 
     Short prompts are prefilled by one CUDA graph with padded inputs, a long one by several graphs of a few layers, and
     several long ones together without graphs.
@@ -33,7 +34,7 @@ class CudaGraphDecoder(CachedDecoder):
     is_graph_capturable = True
 
     def __init__(self, layers: Layers) -> None:
-        super().__init__(layers)
+        super().__init__(layers, SequenceKVCache)
         self.graphs = CudaGraphs()
         self.device, self.dtype = layers.network.device, layers.network.dtype
         self.prefill_inputs = PrefillInputs(layers.network, layers.weights.hidden_size)
@@ -74,11 +75,15 @@ class CudaGraphDecoder(CachedDecoder):
         """Do nothing: the kernels never read beyond the length of a slot."""
 
     def grow(self, slots: int, capacity: int) -> None:
-        """Allocate `slots` slots of `capacity` tokens each; drops the captured graphs, whose buffers move."""
+        """Allocate `slots` slots of at most `capacity` tokens each; drops the captured graphs, whose buffers move."""
         self.graphs.clear()
         super().grow(slots, capacity)
         rows, width = round_up(self.cache.capacity, LONG_PREFILL_STEP), self.layers.weights.hidden_size
         self.hidden_states = torch.zeros(2, rows, width, device=self.device, dtype=self.dtype)
+
+    def reserve(self, first: int, capacities: Sequence[int]) -> None:
+        """Allocate memory for sequences of these numbers of tokens in the slots from `first` on."""
+        self.cache.reserve(first, capacities)
 
     def _prefill_padded(self, count: int, length: int) -> None:
         """Prefill the prompts in the static input buffers; write the logits to the static output buffer."""

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ..dispatch import pdl_args
-from .prefill_attention import load_rotated
+from .prefill_attention import load_rotated, locate_row
 from .tiles import wait_for_inputs
 
 SPLIT_LENGTH = 256  # minimum keys per program
@@ -35,10 +35,10 @@ DENSE_CONFIG = AttentionConfig(16, 2)
 
 
 @triton.jit
-def load_keys_values(keys, values, base, positions, end, dims, HEAD_DIM: tl.constexpr):
+def load_keys_values(keys, values, positions, end, dims, HEAD_DIM: tl.constexpr):
     """Load the keys and values [BLOCK_K, HEAD_DIM] at `positions` before `end`, zeros elsewhere."""
     mask = (positions < end)[:, None]
-    offsets = base + positions[:, None] * HEAD_DIM + dims[None, :]
+    offsets = positions[:, None] * HEAD_DIM + dims[None, :]
     return tl.load(keys + offsets, mask=mask, other=0.0), tl.load(values + offsets, mask=mask, other=0.0)
 
 
@@ -57,8 +57,8 @@ def attend_split(
     qkv,
     cos,
     sin,
-    keys,
-    values,
+    table,
+    first_row,
     lengths,
     slots,
     context,
@@ -68,9 +68,6 @@ def attend_split(
     qkv_stride_part,
     qkv_stride_head,
     cos_stride_slot,
-    cache_stride_slot,
-    cache_stride_head,
-    capacity,
     scale,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -86,18 +83,18 @@ def attend_split(
     and cached keys were written by earlier steps or prefills, so the first ones are loaded before the query is ready.
     """
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    length = tl.load(lengths + token)
-    position = tl.minimum(length, capacity - 1).to(tl.int32)  # of the new token
-    start = split * SPLIT_LENGTH
     slot = token
     if slots is not None:
         slot = tl.load(slots + token)
+    keys, capacity = locate_row(table, slot, first_row + head, context, HEAD_DIM)
+    values = keys + HEADS * capacity * HEAD_DIM
+    position = tl.minimum(tl.load(lengths + token), capacity - 1).to(tl.int32)  # of the new token
+    start = split * SPLIT_LENGTH
     dims = tl.arange(0, HEAD_DIM)
-    cached = slot.to(tl.int64) * cache_stride_slot + head.to(tl.int64) * cache_stride_head
     end = tl.minimum(start + SPLIT_LENGTH, position)
     rotary_offsets = slot * cos_stride_slot + tl.maximum(position, 0) * HEAD_DIM + dims
     c, s = tl.load(cos + rotary_offsets).to(tl.float32), tl.load(sin + rotary_offsets).to(tl.float32)
-    k, v = load_keys_values(keys, values, cached, start + tl.arange(0, BLOCK_K), end, dims, HEAD_DIM)
+    k, v = load_keys_values(keys, values, start + tl.arange(0, BLOCK_K), end, dims, HEAD_DIM)
     wait_for_inputs(PDL)
     if start <= position:
         base = qkv + token * qkv_stride_token + head * qkv_stride_head
@@ -108,12 +105,12 @@ def attend_split(
         for block in range(start, end, BLOCK_K):
             m_i, l_i, acc = attend_rows(q, k, v, block + tl.arange(0, BLOCK_K) < end, m_i, l_i, acc)
             next_positions = block + BLOCK_K + tl.arange(0, BLOCK_K)
-            k, v = load_keys_values(keys, values, cached, next_positions, end, dims, HEAD_DIM)
+            k, v = load_keys_values(keys, values, next_positions, end, dims, HEAD_DIM)
         holds_new = position + dims * 0 < start + SPLIT_LENGTH  # whether the new token belongs to this split
         new_k = load_rotated(base + qkv_stride_part, dims, c, s, HEAD_DIM // 4, holds_new).to(keys.dtype.element_ty)
         new_v = tl.load(base + 2 * qkv_stride_part + dims, mask=holds_new, other=0.0)
-        tl.store(keys + cached + position * HEAD_DIM + dims, new_k, mask=holds_new)
-        tl.store(values + cached + position * HEAD_DIM + dims, new_v, mask=holds_new)
+        tl.store(keys + position * HEAD_DIM + dims, new_k, mask=holds_new)
+        tl.store(values + position * HEAD_DIM + dims, new_v, mask=holds_new)
         new_score = tl.sum(q * new_k.to(tl.float32), 0)
         new_score = tl.where(position < start + SPLIT_LENGTH, new_score, MASKED_SCORE)
         m_all = tl.maximum(tl.max(m_i, 0), new_score)
@@ -134,9 +131,10 @@ def attend_split(
 def merge_splits(
     partials,
     softmax_stats,
+    table,
     lengths,
+    slots,
     context,
-    capacity,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     SPLIT_LENGTH: tl.constexpr,
@@ -147,9 +145,12 @@ def merge_splits(
     """Merge the splits of one head of one token."""
     token, head = tl.program_id(0), tl.program_id(1)
     length = tl.load(lengths + token)
+    slot = token
+    if slots is not None:
+        slot = tl.load(slots + token)
+    position = tl.minimum(length, tl.load(table + 2 * slot + 1) - 1)
     wait_for_inputs(PDL)
     if length >= 0:
-        position = tl.minimum(length, capacity - 1)
         dims = tl.arange(0, HEAD_DIM)
         splits = tl.arange(0, NUM_SPLITS_PADDED)
         mask = (splits < NUM_SPLITS) & (splits * SPLIT_LENGTH <= position)
@@ -178,7 +179,7 @@ def choose_split_length(heads: int, longest: int, dtype: torch.dtype) -> int:
 def attend_decode(
     qkv: torch.Tensor,
     cos_sin: tuple[torch.Tensor, torch.Tensor],
-    key_values: tuple[torch.Tensor, torch.Tensor],
+    layer: tuple[torch.Tensor, int],
     lengths: torch.Tensor,
     longest: int,
     slots: torch.Tensor | None = None,
@@ -189,7 +190,9 @@ def attend_decode(
     Args:
         qkv: [B, 3, H, head_dim] before RoPE; the last dimension is contiguous, the other strides are arbitrary.
         cos_sin: cosines and sines [slots, capacity, head_dim], see `torch_ops.apply_rotary`.
-        key_values: keys and values [slots, H, capacity, head_dim]; the new ones are stored at position `lengths`.
+        layer: int64 [slots, 2], address of each slot's keys and values [rows, positions, head_dim] in the dtype of
+            qkv, and their number of positions; and the row of the layer's first head. Its H rows of keys come first,
+            then H rows of values. The new ones are stored at position `lengths`.
         lengths: int64 [B], filled positions before the new token, the prefix included; negative for a free slot, whose
             output is undefined.
         longest: upper bound of the lengths, the new token included.
@@ -197,7 +200,6 @@ def attend_decode(
         out: [B, H x head_dim], to be filled and returned.
     """
     count, _, num_heads, head_dim = qkv.shape
-    keys, values = key_values
     split_length = choose_split_length(count * num_heads, longest, qkv.dtype)
     num_splits = triton.cdiv(longest, split_length)
     is_sparse = qkv.element_size() == 2 and count * num_heads * num_splits <= MAX_SPARSE_PROGRAMS
@@ -216,8 +218,7 @@ def attend_decode(
     attend_split[(count, num_heads, num_splits)](
         qkv,
         *cos_sin,
-        keys,
-        values,
+        *layer,
         lengths,
         slots,
         context,
@@ -225,9 +226,6 @@ def attend_decode(
         softmax_stats,
         *qkv.stride()[:3],
         cos_sin[0].stride(0),
-        keys.stride(0),
-        keys.stride(1),
-        keys.shape[2],
         head_dim**-0.5,
         **sizes,
         **pdl_args(qkv.device),
@@ -238,9 +236,10 @@ def attend_decode(
         merge_splits[(count, num_heads)](
             partials,
             softmax_stats,
+            layer[0],
             lengths,
+            slots,
             context,
-            keys.shape[2],
             **sizes,
             **pdl_args(qkv.device),
             NUM_SPLITS_PADDED=triton.next_power_of_2(num_splits),

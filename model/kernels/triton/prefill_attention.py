@@ -13,6 +13,14 @@ def load_rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
     return x * cos + partner * sin
 
 
+@triton.jit
+def locate_row(table, slot, row, like, HEAD_DIM: tl.constexpr):
+    """Return a pointer, of the type of `like`, to a row of a slot's keys and values, and the row's positions."""
+    address, positions = tl.load(table + 2 * slot), tl.load(table + 2 * slot + 1)
+    base = tl.multiple_of(address.to(like.dtype), 16)
+    return base + row * positions * HEAD_DIM, positions
+
+
 BLOCK_KEYS = 64  # keys per iteration
 BLOCK_QUERIES = 64  # queries per program
 HEADS_PER_PROGRAM = 8
@@ -23,8 +31,8 @@ def store_token(
     qkv,
     cos,
     sin,
-    keys,
-    values,
+    table,
+    first_row,
     queries,
     lengths,
     slots,
@@ -33,8 +41,6 @@ def store_token(
     qkv_stride_part,
     qkv_stride_head,
     cos_stride_slot,
-    cache_stride_slot,
-    cache_stride_head,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEADS_PER_PROGRAM: tl.constexpr,
@@ -55,23 +61,22 @@ def store_token(
         query = load_rotated(base, offsets, c, s, HEAD_DIM // 4, mask)
         key = load_rotated(base + qkv_stride_part, offsets, c, s, HEAD_DIM // 4, mask)
         value = tl.load(base + 2 * qkv_stride_part + offsets, mask=mask, other=0.0)
-        cached = slot * cache_stride_slot + heads.to(tl.int64) * cache_stride_head + position * HEAD_DIM + dims
+        keys, positions = locate_row(table, slot, first_row, queries, HEAD_DIM)
+        cached = heads * positions * HEAD_DIM + position * HEAD_DIM + dims
         tl.store(queries + (token * HEADS + heads) * HEAD_DIM + dims, query.to(queries.dtype.element_ty), mask=mask)
         tl.store(keys + cached, key.to(keys.dtype.element_ty), mask=mask)
-        tl.store(values + cached, value, mask=mask)
+        tl.store(keys + HEADS * positions * HEAD_DIM + cached, value, mask=mask)
 
 
 @triton.jit
 def attend_block(
     queries,
-    keys,
-    values,
+    table,
+    first_row,
     lengths,
     slots,
     context,
     first,
-    cache_stride_slot,
-    cache_stride_head,
     tokens,
     scale,
     HEADS: tl.constexpr,
@@ -93,14 +98,15 @@ def attend_block(
         offsets = ((prompt.to(tl.int64) * tokens + query_index)[:, None] * HEADS + head) * HEAD_DIM + dims[None, :]
         query_mask = (first + query_index < length)[:, None]
         q = tl.load(queries + offsets, mask=query_mask, other=0.0)
-        base = slot * cache_stride_slot + head.to(tl.int64) * cache_stride_head
+        keys, num_positions = locate_row(table, slot, first_row + head, queries, HEAD_DIM)
+        values = keys + HEADS * num_positions * HEAD_DIM
         m_i = tl.full((BLOCK_Q,), -float("inf"), tl.float32)
         l_i = tl.zeros((BLOCK_Q,), tl.float32)
         acc = tl.zeros((BLOCK_Q, HEAD_DIM), tl.float32)
         for start in range(0, length, BLOCK_K):
             positions = start + tl.arange(0, BLOCK_K)
             key_mask = positions < length
-            cached = base + positions[:, None] * HEAD_DIM + dims[None, :]
+            cached = positions[:, None] * HEAD_DIM + dims[None, :]
             k = tl.load(keys + cached, mask=key_mask[:, None], other=0.0)
             v = tl.load(values + cached, mask=key_mask[:, None], other=0.0)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -117,7 +123,7 @@ def attend_block(
 def attend_prefill(
     qkv: torch.Tensor,
     cos_sin: tuple[torch.Tensor, torch.Tensor],
-    key_values: tuple[torch.Tensor, torch.Tensor],
+    layer: tuple[torch.Tensor, int],
     lengths: torch.Tensor,
     slots: torch.Tensor,
     first: int,
@@ -128,7 +134,7 @@ def attend_prefill(
     Args:
         qkv: [n x T, 3, H, head_dim], T tokens for each of n prompts, before RoPE.
         cos_sin: see `decode_attention.attend_decode`.
-        key_values: see `decode_attention.attend_decode`.
+        layer: see `decode_attention.attend_decode`.
         lengths: int64 [n], filled positions of each slot after its context, without <sop>; -1 for a padding prompt.
         slots: int64 [n], slot of each prompt.
         first: position of each prompt's first token; its tokens also attend to the keys before it.
@@ -136,22 +142,18 @@ def attend_prefill(
     """
     count, _, num_heads, head_dim = qkv.shape
     tokens = count // len(slots)
-    keys, values = key_values
     queries = torch.empty(count, num_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
     heads_per_program = min(HEADS_PER_PROGRAM, triton.next_power_of_2(num_heads))
     store_token[(tokens, len(slots), triton.cdiv(num_heads, heads_per_program))](
         qkv,
         *cos_sin,
-        keys,
-        values,
+        *layer,
         queries,
         lengths,
         slots,
         first,
         *qkv.stride()[:3],
         cos_sin[0].stride(0),
-        keys.stride(0),
-        keys.stride(1),
         HEADS=num_heads,
         HEAD_DIM=head_dim,
         HEADS_PER_PROGRAM=heads_per_program,
@@ -159,14 +161,11 @@ def attend_prefill(
     )
     attend_block[(triton.cdiv(tokens, BLOCK_QUERIES), num_heads, len(slots))](
         queries,
-        keys,
-        values,
+        *layer,
         lengths,
         slots,
         out,
         first,
-        keys.stride(0),
-        keys.stride(1),
         tokens,
         head_dim**-0.5,
         HEADS=num_heads,
