@@ -15,7 +15,8 @@ new ones unless a row says otherwise. The backends, each alone on the device:
                 demos; its sequences are as short as possible, which favors it
     hf          the Hugging Face network, by its ChatModel's stream_answer, including detokenization
     hf-int8, hf-int4    the engine with the Hugging Face network and quantized weights
-    plain       model.chat of an exported directory, in a process that has only transformers
+    plain       model.chat of an exported directory, and generate with its processor, in a process that has only
+                transformers
     peer        a plain transformer of the language model's size, decoded by torch.compile; on a GPU
 Concurrent requests are sent twice: with new images, and, for the rate while all of them decode, with the same images
 again. A ratio of 1 or more meets the target. The targets of the first table are for one H200 with the published sizes
@@ -237,9 +238,15 @@ class Plan:
 
     def exported(self) -> list[Row]:
         """Return the table rows for plain transformers."""
-        decode = [Row(f"decode-{n}", f"prompt {n}, ms/token", methodcaller("token_ms", n)) for n in (SHORT, LONG)]
-        description = f"prompt {SHORT}, first token, ms"
-        return [*decode, Row(f"first-{SHORT}", description, methodcaller("first_ms", SHORT))]
+        rows = []
+        for call, prefix in (("chat", ""), ("generate", "generate-")):
+            for n in (SHORT, LONG):
+                rows.append(
+                    Row(f"{prefix}decode-{n}", f"{call}, prompt {n}, ms/token", methodcaller("token_ms", call, n))
+                )
+            description = f"{call}, prompt {SHORT}, first token, ms"
+            rows.append(Row(f"{prefix}first-{SHORT}", description, methodcaller("first_ms", call, SHORT)))
+        return rows
 
     def plain(self) -> TransformersBackend:
         """Measure plain transformers."""

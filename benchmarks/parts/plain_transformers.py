@@ -1,20 +1,21 @@
-"""Measures `model.chat` of an exported directory in plain transformers; `decode` runs this as a subprocess.
+"""Measures `model.chat` and `generate` of an exported directory in plain transformers, as a subprocess of `decode`.
 
 python benchmarks/parts/plain_transformers.py DIRECTORY IMAGE --device cuda --dtype float16 --prompts 49 1019
 
 It must not import this repository: it measures the directory's own code, by `trust_remote_code=True`. If the directory
-has no weights, random ones are created. The last line of output is JSON: for each prompt length, milliseconds to the
-first token and per further token.
+has no weights, random ones are created. The last line of output is JSON: for each prompt length and call, milliseconds
+to the first token, the image file included, and per further token.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.generation.streamers import BaseStreamer
 
 OPENING, CLOSING = 3, 2
@@ -39,20 +40,41 @@ class TokenTimer(BaseStreamer):
 def load(directory: str, device: str, dtype: torch.dtype) -> Any:
     """Load the model, or create it with random weights on the device."""
     if any(Path(directory).glob("*.safetensors")):
-        return AutoModel.from_pretrained(directory, trust_remote_code=True, dtype=dtype).to(device).eval()
+        return (
+            AutoModelForImageTextToText.from_pretrained(directory, trust_remote_code=True, dtype=dtype)
+            .to(device)
+            .eval()
+        )
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
     with torch.device(device):
-        return AutoModel.from_config(config, trust_remote_code=True, dtype=dtype).eval()
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=True, dtype=dtype).eval()
 
 
-def measure(model: Any, tokenizer: Any, image: str, length: int, tokens: int) -> dict[str, float]:
+def chat(model: Any, processor: Any, image: str, **settings: Any) -> None:
+    """Ask about an image by `model.chat`."""
+    model.chat(processor.tokenizer, image, "?", **settings)
+
+
+def generate(model: Any, processor: Any, image: str, **settings: Any) -> None:
+    """Ask about an image by the processor's chat template and `generate`."""
+    messages = [{"role": "user", "content": [{"type": "image", "path": image}, {"type": "text", "text": "?"}]}]
+    inputs = processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    model.generate(**inputs.to(model.device, model.dtype), **settings)
+
+
+CALLS: dict[str, Callable[..., None]] = {"chat": chat, "generate": generate}
+
+
+def measure(call: str, model: Any, processor: Any, image: str, length: int, tokens: int) -> dict[str, float]:
     """Ask a question whose prompt has `length` tokens, with the end token forbidden."""
-    counts = {"<img>": OPENING}
+    tokenizer, counts = processor.tokenizer, {"<img>": OPENING}
     rest = length - OPENING - CLOSING - model.config.image_length
     tokenizer.encode_text = lambda text: [ORDINARY_ID] * counts.get(text, rest)
     timer, started = TokenTimer(), time.perf_counter()
     settings = {"max_new_tokens": tokens, "suppress_tokens": [tokenizer.eos_token_id], "streamer": timer}
-    model.chat(tokenizer, image, "?", **settings)
+    CALLS[call](model, processor, image, **settings)
     first, *_, last = times = timer.times[1:]  # the streamer receives the prompt first
     assert len(times) == tokens, f"the answer has {len(times)} tokens"
     return {"first_ms": (first - started) * 1e3, "token_ms": (last - first) / (tokens - 1) * 1e3}
@@ -69,11 +91,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     options = parser.parse_args()
     model = load(options.directory, options.device, getattr(torch, options.dtype))
-    tokenizer = AutoTokenizer.from_pretrained(options.directory, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(options.directory, trust_remote_code=True)
     results = {}
     for length in options.prompts:
-        measure(model, tokenizer, options.image, length, WARM_UP_TOKENS)
-        results[length] = measure(model, tokenizer, options.image, length, options.tokens)
+        for call in CALLS:
+            asked = call, model, processor, options.image, length
+            measure(*asked, WARM_UP_TOKENS)
+            results[f"{call}-{length}"] = measure(*asked, options.tokens)
     print(json.dumps(results))
 
 

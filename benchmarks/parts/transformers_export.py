@@ -33,7 +33,7 @@ def export(source: Source, directory: Path) -> None:
 
 
 class TransformersBackend:
-    """Measurements of plain transformers, for each prompt length.
+    """Measurements of plain transformers, for each call and prompt length.
 
     Raises:
         RuntimeError: the script failed; the message is its last line.
@@ -45,13 +45,13 @@ class TransformersBackend:
             export(source, directory)
             self.results = run_script(directory, source.device, source.dtype, prompts, tokens)
 
-    def token_ms(self, length: int) -> float:
-        """Return milliseconds per token."""
-        return self.results[str(length)]["token_ms"]
+    def token_ms(self, call: str, length: int) -> float:
+        """Return milliseconds per token of `model.chat` or `generate`."""
+        return self.results[f"{call}-{length}"]["token_ms"]
 
-    def first_ms(self, length: int) -> float:
+    def first_ms(self, call: str, length: int) -> float:
         """Return milliseconds to the first token, with reading and encoding the image file."""
-        return self.results[str(length)]["first_ms"]
+        return self.results[f"{call}-{length}"]["first_ms"]
 
 
 def run_script(
