@@ -53,15 +53,15 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 76
 CACHE_GROWTH = 128
 # A captured decode step serves all sequence lengths up to a multiple of this many tokens.
 ATTENTION_BUCKET = 256
-# A prefill of at most this many padded tokens is captured as one graph. A longer prompt is captured as several graphs
-# of a few layers each, so that decode steps can run in between.
-MAX_PREFILL_TOKENS = 512
+# Prompts of together at most this many padded tokens are prefilled by one graph. A prompt beyond the longest bucket is
+# prefilled by several graphs of a few layers each, so that decode steps can run in between.
+MAX_PREFILL_TOKENS = 1024
 LAYERS_PER_GRAPH = 4
 # The rows of a longer prompt are padded to a multiple of this number.
 LONG_PREFILL_STEP = 128
 # Contexts are padded to these lengths: with <sop>, they fill complete tiles of the matrix products.
-PREFILL_LENGTH_BUCKETS = (63, 127, 255, MAX_PREFILL_TOKENS - 1)
-PREFILL_BATCH_BUCKETS = (1, 2, 4, 8)
+PREFILL_LENGTH_BUCKETS = (63, 127, 255, 511)
+PREFILL_BATCH_BUCKETS = (1, 2, 4, 8, 16)
 
 
 def pad_to_bucket(number: int, buckets: tuple[int, ...]) -> int:
@@ -76,6 +76,7 @@ def round_up(number: int, step: int) -> int:
 
 def fits_prefill_graph(lengths: list[int]) -> bool:
     """Return whether prompts with these context lengths are prefilled by one CUDA graph."""
+    if len(lengths) > PREFILL_BATCH_BUCKETS[-1] or max(lengths) > PREFILL_LENGTH_BUCKETS[-1]:
+        return False
     count = pad_to_bucket(len(lengths), PREFILL_BATCH_BUCKETS)
-    num_tokens = count * (pad_to_bucket(max(lengths), PREFILL_LENGTH_BUCKETS) + 1)
-    return len(lengths) <= PREFILL_BATCH_BUCKETS[-1] and num_tokens <= MAX_PREFILL_TOKENS
+    return count * (pad_to_bucket(max(lengths), PREFILL_LENGTH_BUCKETS) + 1) <= MAX_PREFILL_TOKENS

@@ -52,7 +52,7 @@ def test_padded_prompts_are_embedded_like_separate_prompts(
         assert torch.equal(x[count * length + index], prompt[-1])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 11])
 def test_the_buffers_hold_every_prefill_that_fits_a_graph(count: int, golden_model: VisualGLMModel) -> None:
     longest = max(length for length in PREFILL_LENGTH_BUCKETS if fits_prefill_graph([length] * count))
     inputs = PrefillInputs(golden_model, Layers(golden_model).weights.hidden_size)
