@@ -21,7 +21,7 @@ Then chat_model.py has the answer generated, and streaming.py converts each `Tok
     engine/batch.py             continuous batching: sequences join and leave between decode steps
     engine/prefill.py           padded prefill batches on a GPU
     engine/decoder.py           prefill and decode steps; engine/graph_decoder.py runs them as CUDA graphs
-    engine/kv_cache.py          keys and values of all sequences in the batch
+    engine/kv_cache.py          keys and values of all sequences in the batch; sequence_kv_cache.py on a GPU
     engine/layers.py            the transformer layers of the language model
     engine/sampling.py          logits -> the next token of each sequence; engine/logprobs.py scores it if asked
 """
