@@ -46,7 +46,7 @@ def verdict(answer: ScoredAnswer) -> Literal["right", "wrong"]:
     return "right" if answer.is_correct else "wrong"
 
 
-def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[Question]:
+def read_questions(path: Path, on_bad_row: OnBadRow = "error", count: int | None = None) -> list[Question]:
     """Return the first `count` questions of a file; None for all.
 
     Raises:

@@ -27,7 +27,7 @@ def test_a_notebook_prints_what_it_shows(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_each_notebook_is_small_and_in_both_languages() -> None:
-    assert len(NOTEBOOKS) == 4
+    assert len(NOTEBOOKS) == 5
     for path in NOTEBOOKS:
         content = json.loads(path.read_text(encoding="utf-8"))
         assert path.stat().st_size < MAX_BYTES
