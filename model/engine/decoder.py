@@ -73,6 +73,12 @@ class Decoder(Protocol):
         ...
 
 
+def make_cache(layers: Layers, kind: Callable[..., Cache]) -> Cache:
+    """Return a KV cache of a class for the layers, without slots."""
+    network, shape = layers.network, (0, layers.num_heads, 0, layers.head_dim)
+    return kind(len(layers), shape, network.device, network.dtype, prefix_length(network))
+
+
 def context_lengths(requests: Sequence[Request]) -> list[int]:
     """Return the context length of each prompt, which is all tokens but <sop>."""
     return [len(request.token_ids) - 1 for request in requests]
@@ -100,13 +106,12 @@ class CachedDecoder(Generic[Cache]):
 
     Args:
         layers: the language model's layers.
-        make_cache: class of the KV cache.
+        cache: an empty KV cache for them.
     """
 
-    def __init__(self, layers: Layers, make_cache: Callable[..., Cache]) -> None:
+    def __init__(self, layers: Layers, cache: Cache) -> None:
         self.layers = layers
-        network, shape = layers.network, (0, layers.num_heads, 0, layers.head_dim)
-        self.cache = make_cache(len(layers), shape, network.device, network.dtype, prefix_length(network))
+        self.cache = cache
 
     def move(self, source: int, target: int, length: int) -> None:
         """Move a sequence from one slot to another."""
@@ -131,7 +136,7 @@ class EagerDecoder(CachedDecoder[KVCache]):
     is_graph_capturable = False
 
     def __init__(self, layers: Layers) -> None:
-        super().__init__(layers, KVCache)
+        super().__init__(layers, make_cache(layers, KVCache))
 
     def reserve(self, first: int, capacities: Sequence[int]) -> None:
         """Do nothing: all slots have the capacity of `grow`."""

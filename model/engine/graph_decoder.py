@@ -17,7 +17,7 @@ from .cuda_graph import (
     pad_to_bucket,
     round_up,
 )
-from .decoder import CachedDecoder, Prefill, begin_slots, context_lengths, write_prefix
+from .decoder import CachedDecoder, Prefill, begin_slots, context_lengths, make_cache, write_prefix
 from .layers import Attend, Layers
 from .prefill import PrefillInputs
 from .sequence import Request
@@ -34,7 +34,7 @@ class CudaGraphDecoder(CachedDecoder[SequenceKVCache]):
     is_graph_capturable = True
 
     def __init__(self, layers: Layers) -> None:
-        super().__init__(layers, SequenceKVCache)
+        super().__init__(layers, make_cache(layers, SequenceKVCache))
         self.graphs = CudaGraphs()
         self.device, self.dtype = layers.network.device, layers.network.dtype
         self.prefill_inputs = PrefillInputs(layers.network, layers.weights.hidden_size)
