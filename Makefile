@@ -27,7 +27,7 @@ TRITON_VERSION := 3.9.0
 # TRL brings packages that nothing else here needs. Its tests find them in a folder of their own.
 TRL := $(VENV)/trl
 TRL_VERSION := 1.16.0
-KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py kernels/test_compilation.py engine/test_gpu_attention.py engine/test_long_prefill.py engine/test_sampler.py)
+KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py kernels/test_compilation.py engine/test_gpu_attention.py engine/test_long_prefill.py engine/test_graph_batch.py engine/test_sampler.py)
 # Only files with one of these words have slow tests; collecting the others takes as long as many of these tests.
 SLOW_MARKS := mark\.slow|BROWSER_TESTS
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png

@@ -11,6 +11,7 @@ from model.engine.decoder import Decoder, EagerDecoder
 from model.engine.layers import Layers
 from model.engine.sequence import Request
 from tests.conftest import relative_error
+from tests.helpers.direct_runs import DirectRuns
 
 pytest.importorskip("triton", reason="triton is not installed")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -21,17 +22,6 @@ pytestmark = pytest.mark.skipif(
 SLOT = 1
 ROWS = 32  # of a prompt, padding included
 ERROR = 1e-4
-
-
-class DirectRuns:
-    """Runs functions as a capture does, twice, without a GPU."""
-
-    def run(self, key, function, snapshot=None):
-        function()
-        function()
-
-    def clear(self):
-        pass
 
 
 def prefill(decoder: Decoder, request: Request) -> tuple[torch.Tensor, int]:
