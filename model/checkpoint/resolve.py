@@ -48,7 +48,7 @@ def is_model(path: Path) -> bool:
 
 
 def is_adapter(path: Path) -> bool:
-    """Return whether `path` is the directory of a PEFT adapter, whatever else it contains, as transformers does."""
+    """Return whether the directory `path` contains the configuration of a PEFT adapter."""
     return (path / ADAPTER_NAME).is_file()
 
 

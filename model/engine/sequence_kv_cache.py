@@ -56,7 +56,7 @@ class SequenceKVCache(CacheSlots):
         self.layers = [LayerKV(self.table, 2 * self.num_heads * index) for index in range(num_layers)]
 
     def grown(self, slots: int, capacity: int) -> "SequenceKVCache":
-        """Return a cache with more slots; the keys and values stay where they are."""
+        """Return a larger cache that shares the keys and values of this one."""
         shape = slots, self.num_heads, capacity, self.cos_sin.shape[3]
         larger = SequenceKVCache(len(self.layers), shape, self.table.device, self.cos_sin.dtype, self.prefix_length)
         larger.copy_slots(self)

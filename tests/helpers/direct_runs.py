@@ -1,4 +1,4 @@
-"""Runs what a GPU captures as CUDA graphs, without a GPU."""
+"""A stand-in for CUDA graphs that calls the functions directly, on a CPU."""
 
 from collections.abc import Callable, Hashable
 
