@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -56,6 +57,8 @@ def _multiply(
 
     Many rows are multiplied by torch, with a weight that a Triton kernel dequantizes.
     """
+    if kind != "dense" and has_kernel and needs_gradient(x) and has_triton(x.device):
+        return apply_epilogue(LowBitProduct.apply(x, kind, epilogue.bias, *weight), epilogue, out)
     if not has_kernel or not supports_triton_kernel(x, *weight, epilogue.bias, epilogue.residual):
         return multiply_by_torch(kind, x, weight, epilogue, out)
     if len(x) <= max_rows(kind, x.element_size()):
@@ -80,20 +83,56 @@ def multiply_dequantized(
         kind: "int8" or "int4".
         weight: the weight's tensors, in the order of the parameters of these functions.
     """
-    from .triton.launch import dequantize
-
-    outputs, inputs = len(weight[0]), x.shape[1]
-    height = min(outputs, max(1, MAX_DEQUANTIZED_ELEMENTS // inputs))
-    workspace = x.new_empty(height, inputs)
-    if height == outputs:
-        return multiply_by_torch("dense", x, (dequantize(kind, weight, inputs, workspace),), epilogue, out)
-    product = x.new_empty(len(x), outputs)
-    for start in range(0, outputs, height):
-        tile = slice(start, start + height)
-        parts = tuple(tensor[tile] for tensor in weight)
-        dequantized = dequantize(kind, parts, inputs, workspace[: len(parts[0])])
+    product = x.new_empty(0)
+    for tile, dequantized in dequantize_tiles(kind, weight, x):
+        if len(dequantized) == len(weight[0]):
+            return multiply_by_torch("dense", x, (dequantized,), epilogue, out)
+        product = product if len(product) else x.new_empty(len(x), len(weight[0]))
         product[:, tile] = F.linear(x, dequantized, None if epilogue.bias is None else epilogue.bias[tile])
     return apply_epilogue(product, epilogue, out)
+
+
+def dequantize_tiles(
+    kind: str, weight: tuple[torch.Tensor, ...], x: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the rows of each tile of a weight, and the tile dequantized; it is valid until the next one.
+
+    Args:
+        kind, weight: see `multiply_dequantized`.
+        x: a tensor [.., I] of the dtype and device of the tiles.
+    """
+    from .triton.launch import dequantize
+
+    outputs, inputs = len(weight[0]), x.shape[-1]
+    workspace = x.new_empty(min(outputs, max(1, MAX_DEQUANTIZED_ELEMENTS // inputs)), inputs)
+    for start in range(0, outputs, len(workspace)):
+        tile = slice(start, start + len(workspace))
+        parts = tuple(tensor[tile] for tensor in weight)
+        yield tile, dequantize(kind, parts, inputs, workspace[: len(parts[0])])
+
+
+class LowBitProduct(torch.autograd.Function):
+    """A product with a weight of 8 or 4 bits by Triton's kernels, with the gradient of x alone.
+
+    The backward pass dequantizes the weight again: kept from the forward pass, all weights would take as much memory as
+    a model that is not quantized.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: torch.Tensor, kind: str, bias: torch.Tensor | None, *weight: torch.Tensor
+    ) -> torch.Tensor:
+        context.kind, context.inputs = kind, x.shape[1]
+        context.save_for_backward(*weight)
+        return _multiply(kind, x, weight, Epilogue(bias), None, True)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        [gradient], weight = gradients, context.saved_tensors
+        x_gradient = gradient.new_zeros(len(gradient), context.inputs)
+        for tile, dequantized in dequantize_tiles(context.kind, weight, x_gradient):
+            x_gradient.addmm_(gradient[:, tile], dequantized)
+        return x_gradient, None, None, *[None] * len(weight)
 
 
 def multiply_by_torch(

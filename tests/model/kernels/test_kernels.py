@@ -260,6 +260,27 @@ def test_gradients_flow(wanted: str) -> None:
     assert leaf.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("limit", [10 * 64, 37 * 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", BITS)
+@pytest.mark.parametrize("rows", [2, 200])
+def test_the_gradient_of_x_flows_through_low_bit_weights(
+    kind: str, dtype: torch.dtype, rows: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has_triton(DEVICE):
+        skip_unless_interpretable(dtype, rows)
+    monkeypatch.setattr(linear, "MAX_DEQUANTIZED_ELEMENTS", limit)
+    x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), rows, dtype, gelu=False)
+    leaf = x.clone().requires_grad_()
+    y = multiply(kind, leaf, weight_tensors, epilogue)
+    assert relative_error(y.detach(), expected) < TORCH_ERROR[dtype]
+    given = draw(rows, 37, seed=4).to(dtype)
+    y.backward(given)
+    assert leaf.grad is not None
+    expected_gradient = given.double().cpu() @ make_weight(kind, 37, 64, dtype)[1]
+    assert relative_error(leaf.grad, expected_gradient.float()) < TORCH_ERROR[dtype]
+
+
 @needs_triton
 @pytest.mark.parametrize(("kind", "inputs"), [("dense", 5), ("dense", 24), ("int8", 4), ("int8", 12)])
 @pytest.mark.parametrize("rows", [1, 2])
