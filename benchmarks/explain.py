@@ -2,6 +2,7 @@
 
 python -m benchmarks.explain
 python -m benchmarks.explain --count 50 --only 'explain/peak/*'
+python -m benchmarks.explain --from_pretrained full-size
 
 Questions about the color or the place of a thing, and whether there is one, in scenes of three to five things that no
 training used. Right answers alone are explained, and of "is there" those with yes.
@@ -11,6 +12,8 @@ training used. Right answers alone are explained, and of "is there" those with y
     random     the same for a random tenth
     reliance   area under the ROC curve: reliance of right answers, against that of answers about another scene
     seconds    median time of an explanation beyond its answer
+    given      median time to explain an answer that is given: a short one, and a sentence. A model of random weights,
+               such as full-size, has these rows alone
     words      in right descriptions of scenes with one thing of each kind: a thing's name has a map of its own with the
                peak in the thing; names without a map do not count
 """
@@ -22,20 +25,20 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate, count, islice, pairwise
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.full_size import EMBEDDED_MODEL, Source, add_model_arguments
 from benchmarks.parts.machine import describe_machine, min_int, name_gpu
 from benchmarks.parts.table import Row, Stage, add_table_arguments, at_least, at_most, run_table
-from model import CHINESE, ENGLISH, Conversation, SatChatModel, load_sat
+from model import CHINESE, ENGLISH, Conversation, SatChatModel, load_tokenizer
 from model.answers import greedy_config
 from model.command_line import ArgumentParser, run_program
 from model.explain import Explanation, explain_answer
-from model.placement import choose_device
 from tiny.grading import is_correct
 from tiny.questions import Example, askable_kinds, sample_example
 from visualglm.evaluation.reliance import area_under_roc
@@ -51,6 +54,9 @@ MARGIN = 1.15  # of a thing's radius
 COVERED_FRACTION = 0.1
 MAX_NEW_TOKENS = 64
 MIN_PEAK, MIN_COVERED, MAX_RANDOM = at_least(95), at_least(80), at_most(15)
+GIVEN_QUESTION = "What is in the picture?"
+GIVEN = {"short": "Red.", "long": "There is a red ring at the top left, and a blue square in the middle of the image."}
+GIVEN_REPETITIONS = 9
 MAX_SECONDS = {"cpu": at_most(0.5), "cuda": at_most(0.08)}
 MIN_AUROC = at_least(0.9)
 
@@ -273,10 +279,28 @@ class ExplainBenchmark:
         """Return the median time of an explanation beyond the answer, in seconds."""
         return statistics.median(one.seconds for one in self.cases(language))
 
+    def given(self, name: str) -> tuple[float, str]:
+        """Return the median time to explain a given answer, in seconds, and its tokens; the first time is a warm-up."""
+        about = Conversation(render_scene(sample_scene(np.random.default_rng(SEEDS)), IMAGE_SIZE), [], ENGLISH)
+        seconds, found = [], None
+        for _ in range(GIVEN_REPETITIONS + 1):
+            started = time.perf_counter()
+            found = explain_answer(self.model, about, GIVEN_QUESTION, GIVEN[name])
+            seconds.append(time.perf_counter() - started)
+        assert found is not None
+        return statistics.median(
+            seconds[1:]
+        ), f"{len(found.tokens)} tokens, {min(seconds[1:]):.3f} to {max(seconds[1:]):.3f}"
 
-def make_rows(device: str) -> list[Row]:
-    """Return the rows of both languages."""
-    rows = []
+
+def make_rows(device: str, is_random: bool = False) -> list[Row]:
+    """Return the rows: the times of given answers, and those of both languages unless the weights are random."""
+    rows = [
+        Row(f"given/{name}", "s to explain a given answer, median", lambda b, n=name: b.given(n), MAX_SECONDS[device])
+        for name in GIVEN
+    ]
+    if is_random:
+        return rows
     for code in LANGUAGES:
         rows += [
             Row(f"peak/{code}", "% of peaks in the thing asked about", lambda b, c=code: b.peak(c), MIN_PEAK),
@@ -299,8 +323,7 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_table_arguments(parser)
-    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help="model")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU if available)")
+    add_model_arguments(parser)
     help_ = "explained answers in each language (default %(default)s)"
     parser.add_argument("--count", type=min_int(2), default=500, help=help_)
     return parser.parse_args()
@@ -309,13 +332,15 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure the selected rows and print them."""
     options = parse_arguments()
-    device = choose_device(options.device)
+    options.from_pretrained = options.from_pretrained or EMBEDDED_MODEL
+    source = Source(options)
+    machine = f"{describe_machine(name_gpu(source.device))}, {source.name}, {source.dtype}"
 
     def make() -> ExplainBenchmark:
-        return ExplainBenchmark(load_sat(options.from_pretrained, device=str(device)), options.count)
+        model, tokenizer = source.sat(), load_tokenizer(EMBEDDED_MODEL if source.is_random else source.name)
+        return ExplainBenchmark(SatChatModel(model.network, tokenizer), options.count)
 
-    machine = f"{describe_machine(name_gpu(device))}, {options.from_pretrained}"
-    run_table(options, machine, [Stage("explain", partial(make), make_rows(device.type))])
+    run_table(options, machine, [Stage("explain", make, make_rows(source.device.type, source.is_random))])
 
 
 if __name__ == "__main__":

@@ -112,28 +112,10 @@ class RequestReader:
             prompt = self.model.encode_prompt(conversation, text, self.config)
             image = conversation.image
             pixels = None if image is None else self.model.image_cache.to_pixels(image)
-            forced_ids = self._encode_given(prompt, *given)
+            forced_ids = encode_given(self.model, prompt, *given) if given else ()
         except VisualGLMError as error:
             return FailedQuestion(number, error)
         return PreparedQuestion(number, conversation, prompt, pixels, forced_ids)
-
-    def _encode_given(self, prompt: Prompt, answer: str | None = None) -> Sequence[int]:
-        """Return the tokens of the answer to score, none if there is none.
-
-        Raises:
-            QuestionError: the answer is empty, or exceeds the capacity of a sequence.
-        """
-        if answer is None:
-            return ()
-        forced_ids, length = self.model.tokenizer.encode_text(answer), len(prompt.token_ids)
-        if not forced_ids:
-            raise QuestionError("The answer to score is empty.")
-        if length + len(forced_ids) > (capacity := self.model.scheduler.batch.capacity):
-            raise QuestionError(
-                f"The prompt of {length} tokens and the answer of {len(forced_ids)} tokens exceed the limit of "
-                f"{capacity}. Shorten one of them."
-            )
-        return forced_ids
 
     def _make_request(self, item: PreparedQuestion, embeddings: Iterator[torch.Tensor]) -> Request:
         images = None if item.pixels is None else next(embeddings)
@@ -145,6 +127,23 @@ class RequestReader:
         detokenizer = IncrementalDetokenizer(self.model.tokenizer, item.prompt, time.perf_counter())
         self.unfinished[request] = item.number, AnswerCollector(detokenizer)
         return request
+
+
+def encode_given(model: BatchModel, prompt: Prompt, answer: str) -> Sequence[int]:
+    """Return the tokens of a given answer.
+
+    Raises:
+        QuestionError: the answer is empty, or exceeds the capacity of a sequence.
+    """
+    token_ids, length = model.tokenizer.encode_text(answer), len(prompt.token_ids)
+    if not token_ids:
+        raise QuestionError("The answer to score is empty.")
+    if length + len(token_ids) > (capacity := model.scheduler.batch.capacity):
+        raise QuestionError(
+            f"The prompt of {length} tokens and the answer of {len(token_ids)} tokens exceed the limit of "
+            f"{capacity}. Shorten one of them."
+        )
+    return token_ids
 
 
 def stream_answers(

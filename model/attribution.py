@@ -16,14 +16,13 @@ Attention times gradient follows Chefer et al., https://arxiv.org/abs/2103.15679
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 SMOOTHING = 3  # side of the mean filter, in patches
 RADIUS_FRACTIONS = (1 / 8, 3 / 16)  # radii of covered squares, as fractions of the grid's side
@@ -31,12 +30,8 @@ FALLOFF = 0.8  # standard deviation of a peak's weight, as a fraction of the rad
 ENOUGH_DROP = 0.7  # of the answer's log-probability, in nats, for a square that matters: half the probability
 # Covered peaks: one for so many tokens of the answer, because a description names several things; and their limits.
 TOKENS_PER_PEAK, MIN_PEAKS, MAX_PEAKS = 4, 3, 8
-BATCH = 4  # covered images at a time
 # Gradients in float16 are computed from a larger value, because small ones would underflow.
 GRADIENT_SCALE = 1024.0
-
-Encode = Callable[[torch.Tensor], torch.Tensor]
-Score = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,49 +40,32 @@ class Attribution:
 
     Attributes:
         map: float32 [R, C]: for each patch, how much less likely the answer is without its surroundings, in nats,
-            times its relevance between 0 and 1.
+            times its relevance between 0 and 1; 0 if no covered square halves the answer's probability.
         token_maps: float32 [T, R, C], the same for each token; 0 if no covered square halves the token's probability.
         logprobs: float32 [T], the log-probability of each token.
         reliance: float32 [T]: how much less likely each token is without the content of the image, in nats.
-        has_place: whether covering a part of the image makes the answer at most half as likely.
     """
 
     map: torch.Tensor
     token_maps: torch.Tensor
     logprobs: torch.Tensor
     reliance: torch.Tensor
-    has_place: bool
 
 
-class CrossAttentionRecord:
-    """The tensors of one cross-attention layer in a forward pass of one image.
-
-    Args:
-        layer: has the modules `query`, `key_value` and `dense`.
+class CrossAttentionRecord(NamedTuple):
+    """The tensors of one cross-attention layer in a forward pass of one image; L and 1 + N may be dimensions 0 or 1.
 
     Attributes:
-        tensors: by module: the queries [1, L, D], the keys and values [1, 1 + N, 2 D], and the context [1, L, D], the
-            input of `dense`.
+        heads: H, number of heads.
+        query: [L, D], before the split into heads.
+        key_value: [1 + N, 2 D], first the keys, then the values; the first row is that of the class token.
+        context: [L, D], the input of the output projection.
     """
 
-    def __init__(self, layer: Any) -> None:
-        self.heads = count_heads(layer)
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.thread = threading.get_ident()  # other threads may encode images meanwhile
-        self.handles = [
-            layer.query.register_forward_hook(lambda _, inputs, output: self._keep("query", output)),
-            layer.key_value.register_forward_hook(lambda _, inputs, output: self._keep("key_value", output)),
-            layer.dense.register_forward_pre_hook(lambda _, inputs: self._keep("context", inputs[0])),
-        ]
-
-    def _keep(self, name: str, tensor: torch.Tensor) -> None:
-        if threading.get_ident() == self.thread:
-            self.tensors[name] = tensor
-
-    def close(self) -> None:
-        """Remove the hooks; the tensors stay."""
-        for handle in self.handles:
-            handle.remove()
+    heads: int
+    query: torch.Tensor
+    key_value: torch.Tensor
+    context: torch.Tensor
 
     def relevance(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the attention times its gradient, clamped at 0 and summed over heads and queries: float32 [N].
@@ -95,13 +73,25 @@ class CrossAttentionRecord:
         Args:
             gradient: of the context.
         """
-        [query] = split_heads(self.tensors["query"].detach().float(), 1, self.heads)
-        key, value = split_heads(self.tensors["key_value"].detach().float(), 2, self.heads)
-        [by_head] = split_heads(gradient.float(), 1, self.heads)
+        [query], [by_head] = self._split(self.query, 1), self._split(gradient, 1)
+        key, value = self._split(self.key_value, 2)
         attention = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
         products: torch.Tensor = attention * (by_head @ value.transpose(-1, -2))
         by_patch: torch.Tensor = products.clamp(min=0).sum((0, 1, 2))
         return by_patch[1:]  # without the class token
+
+    def _split(self, x: torch.Tensor, parts: int) -> torch.Tensor:
+        return split_heads(x.detach().float().view(1, -1, x.shape[-1]), parts, self.heads)
+
+
+Records = list[CrossAttentionRecord]
+
+
+# Returns the image embeddings [B, L, D] of pixels [B, 3, S, S]. Given a list, it appends a record of each of the
+# QFormer's cross-attention layers; then B must be 1.
+Encode = Callable[..., torch.Tensor]
+# Returns the log-probabilities [B, T] of an answer's tokens for image embeddings [B, L, D].
+ScoreEmbeddings = Callable[[torch.Tensor], torch.Tensor]
 
 
 def count_heads(layer: Any) -> int:
@@ -115,68 +105,71 @@ def split_heads(x: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
     return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
-@contextmanager
-def record_cross_attention(layers: Sequence[nn.Module]) -> Iterator[list[CrossAttentionRecord]]:
-    """Context manager: record the tensors of cross-attention layers in the forward passes of this thread."""
-    records = [CrossAttentionRecord(layer) for layer in layers]
-    try:
-        yield records
-    finally:
-        for record in records:
-            record.close()
+class Relevance(NamedTuple):
+    """The relevance of each patch, float32 [R, C] with a maximum of 1, and two attributes of an `Attribution`."""
+
+    relevance: torch.Tensor
+    logprobs: torch.Tensor
+    reliance: torch.Tensor
 
 
-def attribute(encode: Encode, score: Score, layers: Sequence[nn.Module], pixels: torch.Tensor) -> Attribution:
+class Scorer:
+    """One answer as a function of its image."""
+
+    def __init__(self, encode: Encode, score_embeddings: ScoreEmbeddings) -> None:
+        self.encode = encode
+        self.score_embeddings = score_embeddings
+
+    def score(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities of the answer's tokens, float32 [B, T], for pixels [B, 3, S, S]."""
+        with torch.no_grad():
+            return self.score_embeddings(self.encode(pixels)).float()
+
+    def find_relevance(self, pixels: torch.Tensor) -> Relevance:
+        """Return the relevance of the patches of pixels [1, 3, S, S]."""
+        pixels = pixels.detach().clone()
+        without = self.score(pixels.mean((2, 3), keepdim=True).expand_as(pixels))[0]
+        records: Records = []
+        with torch.enable_grad():
+            embeddings = self.encode(pixels.requires_grad_(), records)
+            logprobs = self.score_embeddings(embeddings)[0].float()
+            reliance = logprobs.detach() - without
+            weights = reliance.clamp(min=0)
+            weights = weights.where(weights.any(), 1.0)
+            scale = GRADIENT_SCALE if pixels.dtype == torch.float16 else 1.0
+            contexts = [record.context for record in records]
+            changed, *gradients = torch.autograd.grad(scale * (weights * logprobs).sum(), [pixels, *contexts])
+        by_layer = [record.relevance(gradient) for record, gradient in zip(records, gradients, strict=True)]
+        attended = torch.stack(by_layer).sum(0)
+        side = math.isqrt(len(attended))
+        by_patch = F.adaptive_avg_pool2d(changed.float().abs().sum(1), side)[0]
+        relevance = smooth(attended.view(side, side)) * smooth(by_patch)
+        scaled = relevance / relevance.max().clamp(min=torch.finfo(torch.float32).tiny)
+        return Relevance(scaled, logprobs.detach(), reliance)
+
+
+def attribute(scorer: Scorer, pixels: torch.Tensor) -> Attribution:
     """Attribute an answer to the patches of its image.
 
     Args:
-        encode: returns the image embeddings [B, L, D] of pixels [B, 3, S, S].
-        score: returns the log-probabilities [B, T] of the answer's tokens for image embeddings.
-        layers: the QFormer's cross-attention layers, which `encode` runs.
-        pixels: [1, 3, S, S].
+        scorer: of the answer.
+        pixels: [1, 3, S, S], on the device of the network and in its dtype.
+
+    Returns:
+        The attribution, on the CPU.
     """
-    pixels = pixels.detach().clone()
-    blank = pixels.mean((2, 3), keepdim=True).expand_as(pixels)
-    with torch.no_grad():
-        without = score(encode(blank))[0].float()
-    with torch.enable_grad(), record_cross_attention(layers) as records:
-        logprobs = score(encode(pixels.requires_grad_()))[0].float()
-        reliance = logprobs.detach() - without
-        relevance = find_relevance(logprobs, reliance.clamp(min=0), pixels, records)
+    relevance, logprobs, reliance = (tensor.cpu() for tensor in scorer.find_relevance(pixels))
     radii = [max(1, round(len(relevance) * fraction)) for fraction in RADIUS_FRACTIONS]
     peaks = find_peaks(relevance, radii[0], min(max(len(logprobs) // TOKENS_PER_PEAK, MIN_PEAKS), MAX_PEAKS))
     for radius in radii:
-        with torch.no_grad():
-            covered = torch.cat([cover(pixels.detach(), len(relevance), peak, radius) for peak in peaks])
-            scores = torch.cat([score(encode(batch)).float() for batch in covered.split(BATCH)])
-            drops = logprobs.detach() - scores
-        has_place = bool(drops.sum(1).max() >= ENOUGH_DROP)
-        if has_place:
+        covered = torch.cat([cover(pixels, len(relevance), peak, radius) for peak in peaks])
+        drops = logprobs - scorer.score(covered).cpu()
+        total = drops.sum(1)
+        if has_place := total.max() >= ENOUGH_DROP:
             break
+    drops *= (drops.amax(0) >= ENOUGH_DROP) & has_place
     weigh = partial(weight_peaks, relevance, peaks, radius)
-    token_maps = torch.stack([weigh(drop * (drop.max() >= ENOUGH_DROP)) for drop in drops.T])
-    return Attribution(weigh(drops.sum(1)), token_maps, logprobs.detach(), reliance, has_place)
-
-
-def find_relevance(
-    logprobs: torch.Tensor, weights: torch.Tensor, pixels: torch.Tensor, records: Sequence[CrossAttentionRecord]
-) -> torch.Tensor:
-    """Return the relevance of each patch, float32 [R, C] with a maximum of 1.
-
-    Args:
-        logprobs: of the answer's tokens, [T], with a graph back to `pixels` [1, 3, S, S] and the records' tensors.
-        weights: of the tokens, [T].
-    """
-    weights = weights if weights.any() else torch.ones_like(weights)
-    scale = GRADIENT_SCALE if pixels.dtype == torch.float16 else 1.0
-    contexts = [record.tensors["context"] for record in records]
-    gradients = torch.autograd.grad(scale * (weights * logprobs).sum(), [pixels, *contexts])
-    by_layer = [record.relevance(gradient) for record, gradient in zip(records, gradients[1:], strict=True)]
-    attended = torch.stack(by_layer).sum(0)
-    side = math.isqrt(len(attended))
-    changed = F.adaptive_avg_pool2d(gradients[0].float().abs().sum(1), side)[0]
-    relevance = smooth(attended.view(side, side)) * smooth(changed)
-    return relevance / relevance.max().clamp(min=torch.finfo(torch.float32).tiny)
+    return Attribution(weigh(total * has_place), weigh(drops), logprobs, reliance)
 
 
 def smooth(grid: torch.Tensor) -> torch.Tensor:
@@ -219,12 +212,73 @@ def cover(pixels: torch.Tensor, side: int, peak: tuple[int, int], radius: int) -
 def weight_peaks(
     relevance: torch.Tensor, peaks: Sequence[tuple[int, int]], radius: int, drops: torch.Tensor
 ) -> torch.Tensor:
-    """Return a map [R, C]: at each peak its drop, and near it the drop times the square root of relative relevance."""
-    rows, columns = (torch.arange(size, device=relevance.device) for size in relevance.shape)
+    """Return the map [R, C]: at each peak its drop, and near it the drop times the square root of relative relevance.
+
+    Args:
+        relevance: of each patch, [R, C].
+        peaks: P rows and columns.
+        radius: of the covered squares, in patches.
+        drops: of the log-probability without each peak, [P]; [P, T] for T maps [T, R, C].
+    """
+    rows, columns = (torch.arange(size) for size in relevance.shape)
     height = relevance.sqrt()
-    weights = torch.zeros_like(relevance)
-    for (row, column), drop in zip(peaks, drops.clamp(min=0).tolist(), strict=True):
+    weights = torch.zeros(*drops.shape[1:], *relevance.shape)
+    for (row, column), drop in zip(peaks, drops.clamp(min=0), strict=True):
         squared = (rows[:, None] - row) ** 2 + (columns - column) ** 2
         share = drop / height[row, column].clamp(min=torch.finfo(height.dtype).tiny)
-        weights = torch.maximum(weights, share * torch.exp(-squared / (2 * (FALLOFF * radius) ** 2)))
+        weights = torch.maximum(weights, share[..., None, None] * torch.exp(-squared / (2 * (FALLOFF * radius) ** 2)))
     return height * weights
+
+
+class ModuleEncoder:
+    """The image encoder of either network as an `Encode`, by its modules.
+
+    Args:
+        network: has `encode_image`, which returns the embeddings of pixels, and the image encoder.
+    """
+
+    def __init__(self, network: Any) -> None:
+        encoder = network.image_encoder if hasattr(network, "image_encoder") else network.vision_encoder
+        self.encode_image = network.encode_image
+        layers = encoder.qformer.transformer.layers
+        self.layers = [layer.cross_attention for layer in layers if hasattr(layer, "cross_attention")]
+
+    def __call__(self, pixels: torch.Tensor, records: Records | None = None) -> torch.Tensor:
+        """Return the image embeddings of pixels; with `records`, of one image."""
+        with nullcontext() if records is None else self._recorded(records):
+            return self.encode_image(pixels)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _recorded(self, records: Records) -> Iterator[None]:
+        """Append a record of each layer to `records`, of the forward pass in the block."""
+        kept: list[dict[str, torch.Tensor]] = [{} for _ in self.layers]
+        hooks = [
+            hook for layer, tensors in zip(self.layers, kept, strict=True) for hook in keep_tensors(layer, tensors)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        pairs = zip(self.layers, kept, strict=True)
+        records += [CrossAttentionRecord(count_heads(layer), **tensors) for layer, tensors in pairs]
+
+
+def keep_tensors(layer: Any, tensors: dict[str, torch.Tensor]) -> list[Any]:
+    """Keep the tensors of a cross-attention layer's forward passes in this thread; return the hooks that do.
+
+    Args:
+        layer: has the modules `query`, `key_value` and `dense`.
+        tensors: where they are kept, by their names in a record.
+    """
+    thread = threading.get_ident()  # other threads may encode images meanwhile
+
+    def keep(name: str, tensor: torch.Tensor) -> None:
+        if threading.get_ident() == thread:
+            tensors[name] = tensor
+
+    return [
+        layer.query.register_forward_hook(lambda _, inputs, output: keep("query", output)),
+        layer.key_value.register_forward_hook(lambda _, inputs, output: keep("key_value", output)),
+        layer.dense.register_forward_pre_hook(lambda _, inputs: keep("context", inputs[0])),
+    ]

@@ -1,19 +1,32 @@
 """Explain an answer: which part of the image it relies on, and how much."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 
+from .answer_stream import encode_given
+from .attribution import Scorer, attribute
+from .attribution_graphs import get_scorers
 from .chat import AnyHistory, start_conversation
 from .chat_model import NetworkChatModel
-from .engine import CHAT, GenerationConfig
-from .engine.network import Network
+from .engine import CHAT
+from .engine.network import Network, has_foreign_hooks
 from .errors import ImageError, QuestionError, VisualGLMError
-from .explanation import MAX_NEW_TOKENS, Explanation as Explanation, attribute_answer, make_explanation
-from .prompt import AS_CONFIGURED, Conversation, English, Tokenizer
-from .streaming import CompleteAnswer
+from .explanation import (
+    MAX_NEW_TOKENS,
+    Explanation as Explanation,
+    make_explanation,
+    make_module_scorer,
+)
+from .images.encoder_layers import can_run
+from .prompt import AS_CONFIGURED, Conversation, English, Prompt, Tokenizer
+from .streaming import ScoredToken
+
+MOST_LIKELY = CHAT.replace(temperature=0, max_new_tokens=MAX_NEW_TOKENS, top_logprobs=0)
 
 
 def explain(
@@ -48,38 +61,49 @@ def explain_answer(
     if conversation.image is None:
         raise ImageError("There is no image. Give the image whose parts explain the answer.")
     pixels = model.image_cache.to_pixels(conversation.image)
-    config = CHAT.replace(temperature=0, max_new_tokens=MAX_NEW_TOKENS, top_logprobs=0)
-    done = complete(model, Conversation(pixels, conversation.turns, conversation.language), question, answer, config)
-    prompt, network = model.encode_prompt(conversation, question, config), model.engine_network
-    ids = torch.tensor([prompt.token_ids + [token.token_id for token in done.logprobs]], device=network.device)
-    logits = partial(compute_logits, network, prompt.image_start)
-    moved = pixels.to(network.device, network.dtype)
-    attribution = attribute_answer(network, logits, ids, len(done.logprobs), moved)
-    return make_explanation(done.text, done.logprobs, attribution, to_image(conversation.image, pixels))
+    prompt, network = model.encode_prompt(conversation, question, MOST_LIKELY), model.engine_network
+    if answer is None:
+        about = Conversation(pixels, conversation.turns, conversation.language)
+        answer, answer_ids = generate(model, about, question)
+    else:
+        answer_ids = encode_given(model, prompt, answer)
+    with make_scorer(network, prompt, answer_ids) as scorer:
+        attribution = attribute(scorer, pixels.to(network.device, network.dtype))
+    to_bytes = model.tokenizer.stream().token_bytes
+    logprobs = zip(answer_ids, attribution.logprobs.tolist(), strict=True)
+    tokens = tuple(ScoredToken(token_id, to_bytes(token_id), logprob) for token_id, logprob in logprobs)
+    return make_explanation(answer, tokens, attribution, to_image(conversation.image, pixels))
 
 
-def complete(
-    model: NetworkChatModel, conversation: Conversation, question: str, answer: str | None, config: GenerationConfig
-) -> CompleteAnswer:
-    """Generate an answer, or score a given one; return it with its tokens.
+def generate(model: NetworkChatModel, conversation: Conversation, question: str) -> tuple[str, Sequence[int]]:
+    """Generate the most likely answer; return its text and its tokens.
 
     Raises:
-        QuestionError: the given answer is empty.
+        QuestionError: it is empty.
         VisualGLMError: the question cannot be answered.
     """
-    asked = (conversation, question) if answer is None else (conversation, question, answer)
-    [(_, done)] = model.answer_stream([asked], config, 1)
+    [(_, done)] = model.answer_stream([(conversation, question)], MOST_LIKELY, 1)
     if isinstance(done, VisualGLMError):
         raise done
     if not done.logprobs:
         raise QuestionError("The answer is empty, so that there is nothing to explain.")
-    return done
+    return done.text, [token.token_id for token in done.logprobs]
 
 
-def compute_logits(
-    network: Network, image_start: int | None, ids: torch.Tensor, embeddings: torch.Tensor
-) -> torch.Tensor:
-    """Return the logits [B, T, V] of token ids [B, T] with image embeddings [B, L, D]."""
+@contextmanager
+def make_scorer(network: Network, prompt: Prompt, answer_ids: Sequence[int]) -> Iterator[Scorer]:
+    """Context manager: the scorer of an answer; the fast one, unless hooks read or change what the modules compute."""
+    start = prompt.image_start or 0
+    if can_run(network) and not has_foreign_hooks(network):
+        with get_scorers(network).scorer(prompt.token_ids, start, answer_ids) as scorer:
+            yield scorer
+        return
+    ids = torch.tensor([[*prompt.token_ids, *answer_ids]], device=network.device)
+    yield make_module_scorer(network, partial(run_modules, network, start), ids, len(answer_ids))
+
+
+def run_modules(network: Network, image_start: int, ids: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+    """Return the logits [B, T, V] of token ids [B, T] with image embeddings [B, L, D], computed by the modules."""
     logits: torch.Tensor = network(ids, None, None, image_embeddings=embeddings, pre_image=image_start)[0]
     return logits
 

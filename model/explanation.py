@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .attribution import Attribution, attribute
+from .attribution import Attribution, ModuleEncoder, Scorer, attribute
 from .errors import QuestionError
 
 MAX_NEW_TOKENS = 256  # of an answer that is generated to be explained
@@ -82,23 +82,16 @@ class Explanation:
         return Image.composite(self.image, dark, mask)
 
 
-def attribute_answer(
-    network: Any, compute_logits: ComputeLogits, ids: torch.Tensor, count: int, pixels: torch.Tensor
-) -> Attribution:
-    """Attribute an answer to the image of its prompt.
+def make_module_scorer(network: Any, compute_logits: ComputeLogits, ids: torch.Tensor, count: int) -> Scorer:
+    """Return the scorer of an answer that calls the modules of either network.
 
     Args:
-        network: has `encode_image`, which returns the embeddings of pixels, and the image encoder.
+        network: see `ModuleEncoder`.
         compute_logits: runs the language model.
         ids: token ids of prompt and answer, [1, T].
         count: tokens of the answer.
-        pixels: [1, 3, S, S], on the device of the network and in its dtype.
     """
-    encoder = network.image_encoder if hasattr(network, "image_encoder") else network.vision_encoder
-    transformer = encoder.qformer.transformer
-    layers = [layer.cross_attention for layer in transformer.layers if hasattr(layer, "cross_attention")]
-    score = partial(score_tokens, compute_logits, ids, count)
-    return attribute(network.encode_image, score, layers, pixels)
+    return Scorer(ModuleEncoder(network), partial(score_tokens, compute_logits, ids, count))
 
 
 def explain_inputs(
@@ -124,8 +117,8 @@ def explain_inputs(
         logits: torch.Tensor = network(ids, image_embeds=embeddings, pre_image_length=start, use_cache=False).logits
         return logits
 
-    moved = pixels.to(network.device, network.dtype)
-    attribution = attribute_answer(network, compute_logits, ids, len(answer_ids), moved)
+    scorer = make_module_scorer(network, compute_logits, ids, len(answer_ids))
+    attribution = attribute(scorer, pixels.to(network.device, network.dtype))
     texts = [tokenizer.decode_text([token_id]) for token_id in answer_ids]
     tokens = map(ExplainedToken, answer_ids, texts, attribution.logprobs.tolist())
     return make_explanation(answer, tuple(tokens), attribution, image)
@@ -141,18 +134,11 @@ def score_tokens(
 
 
 def make_explanation(answer: str, tokens: tuple[Any, ...], attribution: Attribution, image: Image.Image) -> Explanation:
-    """Return the explanation of an answer, whose maps are 0 if the answer has no place in the image."""
-    scale: Callable[[torch.Tensor], torch.Tensor] = to_unit if attribution.has_place else torch.zeros_like
-    return Explanation(
-        answer,
-        tokens,
-        scale(attribution.map).cpu().numpy(),
-        torch.stack([scale(each) for each in attribution.token_maps]).cpu().numpy(),
-        attribution.reliance.cpu().numpy(),
-        image,
-    )
+    """Return the explanation of an answer."""
+    maps = to_unit(attribution.map), to_unit(attribution.token_maps)
+    return Explanation(answer, tokens, *maps, attribution.reliance.numpy(), image)
 
 
-def to_unit(grid: torch.Tensor) -> torch.Tensor:
-    """Scale a grid to a maximum of 1."""
-    return grid / grid.max().clamp(min=torch.finfo(grid.dtype).tiny)
+def to_unit(maps: torch.Tensor) -> np.ndarray:
+    """Scale each of the maps [.., R, C] to a maximum of 1, unless it is 0."""
+    return (maps / maps.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)).numpy()

@@ -1,29 +1,31 @@
 """Capture the engine's steps as CUDA graphs, for a few bucket sizes that work is padded to."""
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..kernels.torch_ops import Restore, capture, restore_nothing
 
+T = TypeVar("T")
+
 
 class CudaGraphs:
-    """Captures functions without arguments and results as CUDA graphs at their first run, and replays them afterwards.
+    """Captures functions without arguments as CUDA graphs at their first run, and replays them afterwards.
 
     The buffers that a function reads and writes must keep their addresses; call `clear` before they move.
     """
 
     def __init__(self) -> None:
-        self.graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self.pool: Any = None
 
     def run(
         self,
         key: Hashable,
-        function: Callable[[], None],
+        function: Callable[[], T],
         snapshot: Callable[[], Restore] = lambda: restore_nothing,
-    ) -> None:
+    ) -> T:
         """Run `function`, by replaying its graph if it has been captured.
 
         Args:
@@ -31,13 +33,18 @@ class CudaGraphs:
             function: is called twice to be captured.
             snapshot: is called before the capture; returns a function that undoes the effects of one call.
 
+        Returns:
+            The function's result; its tensors are valid until the next run of any function.
+
         Raises:
             RuntimeError: `function` contains an operation that cannot be captured, such as a synchronization.
         """
         if key not in self.graphs:
-            self.graphs[key], _ = capture(function, self.pool, snapshot())
-            self.pool = self.pool or self.graphs[key].pool()
-        self.graphs[key].replay()
+            self.graphs[key] = capture(function, self.pool, snapshot())
+            self.pool = self.pool or self.graphs[key][0].pool()
+        graph, result = self.graphs[key]
+        graph.replay()
+        return result  # type: ignore[no-any-return]
 
     def clear(self) -> None:
         """Drop all graphs, because their buffers are about to move."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..attribution import count_heads
+from ..attribution import CrossAttentionRecord, Records, count_heads
 from ..engine.layers import LayerNorm
 from ..engine.network import Network, have_hooks, list_modules
 from ..kernels.linear import Linear
@@ -37,15 +37,25 @@ class Attention:
     dense: Linear
     num_heads: int
 
-    def __call__(self, h: torch.Tensor, features: torch.Tensor | None, batch: int) -> torch.Tensor:
-        """Return the attention's output [B x T, D] for h [B x T, D], over h or over features [B x N, Dv]."""
-        projected = self._split(self.query(h), batch)
+    def __call__(
+        self, h: torch.Tensor, features: torch.Tensor | None, batch: int, records: Records | None = None
+    ) -> torch.Tensor:
+        """Return the attention's output [B x T, D] for h [B x T, D], over h or over features [B x N, Dv].
+
+        Args:
+            records: a list to which cross-attention appends a record of its tensors.
+        """
+        queries, keys_values = self.query(h), None
+        projected = self._split(queries, batch)
         if self.key_value is not None:
             assert features is not None, "cross-attention needs features"
-            projected = [*projected, *self._split(self.key_value(features), batch, parts=2)]
+            keys_values = self.key_value(features)
+            projected = [*projected, *self._split(keys_values, batch, parts=2)]
         query, key, value = projected
-        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
-        return self.dense(context.reshape(len(h), -1))
+        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(len(h), -1)
+        if records is not None and keys_values is not None:
+            records.append(CrossAttentionRecord(self.num_heads, queries, keys_values, context))
+        return self.dense(context)
 
     def _split(self, x: torch.Tensor, batch: int, parts: int | None = None) -> list[torch.Tensor]:
         """Split x [B x T, parts * D] into parts and heads: for each part [B, H, T, D / H]."""
@@ -114,7 +124,7 @@ def can_run(network: Network) -> bool:
 
 
 class EncoderLayers:
-    """The image encoder as a function of pixels, for inference.
+    """The image encoder as a function of pixels, with gradients if torch records them.
 
     Args:
         network: its weights are used in place; see `can_run`.
@@ -129,16 +139,25 @@ class EncoderLayers:
         self.query_norm = LayerNorm.from_module(self.qformer.final_layernorm)
         self.projection = network.bind_linear(encoder.glm_proj)
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S] in the network's dtype."""
+    def __call__(self, pixels: torch.Tensor, records: Records | None = None) -> torch.Tensor:
+        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S] in the network's dtype.
+
+        Args:
+            pixels: preprocessed images.
+            records: a list to which each cross-attention layer appends a record of its tensors.
+        """
         features = self._features(self._patches(pixels), len(pixels))
-        queries = self._queries(features, len(pixels))
+        queries = self._queries(features, len(pixels), records)
         return self.projection(queries).view(len(pixels), len(queries) // len(pixels), -1)
 
     def _patches(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the embedded class token and patches with their positions [B x (1 + N), Dv]."""
-        transformer = self.vit.transformer
-        patches = self.vit.mixins["patch_embedding"].proj(pixels).flatten(2).transpose(1, 2)
+        transformer, convolution = self.vit.transformer, self.vit.mixins["patch_embedding"].proj
+        # A convolution whose stride is its size is a linear layer. cuDNN's backward pass takes a hundred times as long.
+        side = convolution.stride[0]
+        by_patch = pixels.unflatten(2, (-1, side)).unflatten(4, (-1, side)).permute(0, 2, 4, 1, 3, 5)
+        rows = by_patch.flatten(3).flatten(1, 2)  # [B, N, 3 * side * side]
+        patches = F.linear(rows, convolution.weight.flatten(1), convolution.bias)
         first = transformer.word_embeddings.weight[:1].expand(len(pixels), 1, -1)
         x: torch.Tensor = torch.cat((first, patches), dim=1) + transformer.position_embeddings.weight
         return x.flatten(0, 1)
@@ -152,7 +171,7 @@ class EncoderLayers:
             x, h = next_norm.add(x, layer.mlp(h))
         return h
 
-    def _queries(self, features: torch.Tensor, batch: int) -> torch.Tensor:
+    def _queries(self, features: torch.Tensor, batch: int, records: Records | None) -> torch.Tensor:
         """Run the Q-Former, whose norms come after attention and MLP; return the normalized queries [B x L, Dq]."""
         norms = [*(layer.input_norm for layer in self.qformer_layers[1:]), self.query_norm]
         h = self.qformer_layers[0].input_norm(self.qformer.word_embeddings.weight.repeat(batch, 1))
@@ -160,6 +179,6 @@ class EncoderLayers:
             _, h = layer.post_norm.add(h, layer.attention(h, None, batch))
             if layer.cross is not None:
                 attention, norm = layer.cross
-                _, h = norm.add(h, attention(h, features, batch))
+                _, h = norm.add(h, attention(h, features, batch, records))
             _, h = next_norm.add(h, layer.mlp(h))
         return h

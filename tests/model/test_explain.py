@@ -22,7 +22,7 @@ from model import (
     explain,
     load_hf,
 )
-from model.attribution import around, cover, find_peaks, record_cross_attention, weight_peaks
+from model.attribution import around, cover, find_peaks, keep_tensors, weight_peaks
 from model.explain import explain_answer
 from model.images.preprocess import load_image
 from tests.helpers.api_server import SCENE
@@ -160,17 +160,33 @@ def test_an_explanation_leaves_no_hook_and_no_gradient(tiny_model: SatChatModel,
     assert all(parameter.grad is None for parameter in tiny_model.network.parameters())
 
 
+def test_hooks_of_the_network_see_the_passes(tiny_model: SatChatModel, explanation: Explanation) -> None:
+    network: Any = tiny_model.network
+    seen: list[int] = []
+    hook = network.transformer.register_forward_hook(lambda module, inputs, output: seen.append(1))
+    try:
+        other = explain(str(SCENE), network, tiny_model.tokenizer, ASKED, english=True, answer=explanation.answer)
+    finally:
+        hook.remove()
+    assert seen
+    np.testing.assert_allclose(other.map, explanation.map, atol=1e-4)
+    np.testing.assert_allclose(other.token_reliance, explanation.token_reliance, atol=1e-2)
+
+
 def test_images_that_other_threads_encode_are_not_recorded(tiny_model: SatChatModel) -> None:
     encoder: Any = tiny_model.network.vision_encoder
-    layers = [layer.cross_attention for layer in encoder.qformer.transformer.layers]
     pixels = torch.zeros(1, 3, tiny_model.image_size, tiny_model.image_size)
-    with record_cross_attention(layers) as records, torch.no_grad():
+    tensors: dict[str, torch.Tensor] = {}
+    hooks = keep_tensors(encoder.qformer.transformer.layers[0].cross_attention, tensors)
+    with torch.no_grad():
         other = threading.Thread(target=tiny_model.network.encode_image, args=(pixels,))
         other.start()
         other.join()
-        assert not any(record.tensors for record in records)
+        assert not tensors
         tiny_model.network.encode_image(pixels)
-        assert all(record.tensors.keys() == {"query", "key_value", "context"} for record in records)
+    assert tensors.keys() == {"query", "key_value", "context"}
+    for hook in hooks:
+        hook.remove()
 
 
 def test_what_cannot_be_explained_is_an_error(tiny_model: SatChatModel) -> None:

@@ -1,4 +1,4 @@
-"""On a GPU: the CPU's float32 logits, within 1e-5 in float32 and 1e-2 in half precision; a chat in each dtype."""
+"""On a GPU: the CPU's float32 logits, within 1e-5 in float32 and 1e-2 in half precision; chats and explanations."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from model import chat, load_sat
+from model import ENGLISH, Conversation, chat, load_sat
+from model.attribution_graphs import get_scorers
 from model.engine import GenerationConfig, Request, generate
+from model.explain import explain_answer
+from model.images.preprocess import load_image
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 
@@ -67,3 +70,19 @@ def test_the_embedded_model_chats(dtype: str) -> None:
     assert answer.startswith("图片中有一个黑色的圆环、一辆紫色的小汽车和一颗红色的星星。")
     answer, _, _ = chat(None, model.network, model.tokenizer, "小汽车是什么颜色？", history, image, temperature=0)
     assert answer == "小汽车是紫色的。"
+
+
+@pytest.mark.parametrize("quant", [None, 8, 4])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_graphs_explain_as_the_cpu_does(dtype: str, quant: int | None) -> None:
+    model = load_sat("visualglm-tiny", device="cuda", dtype=dtype, quant=quant)
+    on_cpu = load_sat("visualglm-tiny", device="cpu", dtype="float32", quant=quant)
+    about = Conversation(load_image(SCENE), [], ENGLISH)
+    answers = ["Red.", "The star is red.", "The star at the bottom left of the image is red.", "The star is red."]
+    for answer in answers:
+        found, expected = (explain_answer(one, about, "What colour is the star?", answer) for one in (model, on_cpu))
+        assert found.peak == expected.peak
+        assert abs(found.map - expected.map).max() < (1e-2 if dtype == "float32" else 0.2)
+    scorers = get_scorers(model.engine_network)
+    assert scorers.has_graphs
+    assert scorers.graphs.graphs
