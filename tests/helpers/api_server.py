@@ -15,7 +15,8 @@ import httpx
 from model import BusyError, Conversation, GenerationConfig, StreamChunk, Usage
 from model.description import Description
 from visualglm.server import Settings, create_app
-from visualglm.server.program import Server, listen
+from visualglm.server.http_server import Server
+from visualglm.server.listening import listen
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
 SCENE_BASE64 = base64.b64encode(SCENE.read_bytes()).decode()

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ from model import SettingError
 from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
 from tests.helpers.preloaded import PROGRAMS, ForkedProgram, run_preloaded
 from visualglm.server import Settings, create_app
-from visualglm.server.program import MALLOC_ARENAS, Server
+from visualglm.server.http_server import MALLOC_ARENAS, Server, load_into
 
 ROOT = Path(__file__).parents[3]
 TINY = ["--from_pretrained", "visualglm-tiny", "--device", "cpu"]
@@ -99,7 +100,7 @@ def test_a_port_in_use_is_reported():
     ("host", "keys", "warned"), [("0.0.0.0", (), True), ("0.0.0.0", ("k",), False), ("localhost", (), False)]
 )
 def test_a_public_address_without_a_key_is_logged_as_a_warning(host, keys, warned, caplog):
-    from visualglm.server.program import warn_if_unauthenticated
+    from visualglm.server.listening import warn_if_unauthenticated
 
     warn_if_unauthenticated(Settings(host=host, api_keys=keys))
     assert bool(caplog.records) is warned
@@ -107,7 +108,7 @@ def test_a_public_address_without_a_key_is_logged_as_a_warning(host, keys, warne
 
 COUNT_ARENAS = """
 import ctypes, threading
-from visualglm.server.program import limit_malloc_arenas
+from visualglm.server.http_server import limit_malloc_arenas
 
 limit_malloc_arenas()
 libc = ctypes.CDLL(None)
@@ -141,7 +142,7 @@ def test_questions_are_rejected_until_the_model_is_warmed_up() -> None:
             has_begun.set()
             assert may_end.wait(20)
 
-    server.load_model(Model)
+    server.prepare(partial(load_into, server.service, Model))
     assert has_begun.wait(20)
     assert server.service.model is None
     may_end.set()
