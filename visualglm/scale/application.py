@@ -1,4 +1,4 @@
-"""The Ray Serve application: the HTTP application in front of the replicas of the model."""
+"""The Ray Serve applications: the replicas of the model, alone or with HTTP applications in front of them."""
 
 import platform
 import uuid
@@ -59,10 +59,8 @@ class ServedReplica(ModelReplica):
             )
 
 
-def build_application(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:
-    """Return the application, ready for `serve.run`."""
-    stop_s = settings.request_timeout + MARGIN_S
-    settings_of_each = cluster.settings_of_each(settings)
+def build_model(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:
+    """Return the application of the model's replicas, ready for `serve.run`."""
     replica = serve.deployment(
         ServedReplica,
         name=MODEL_DEPLOYMENT,
@@ -71,9 +69,15 @@ def build_application(cluster: ClusterSettings, model: ModelSettings, settings: 
         max_constructor_retry_count=START_ATTEMPTS,
         rolling_update_percentage=cluster.update_percentage / 100,
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
-        **common_options(stop_s),
+        **common_options(settings),
         **scaling_options(cluster, model.max_batch_size),
     )
+    return replica.bind(model, uuid.uuid4().hex)
+
+
+def build_application(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:
+    """Return the application with HTTP applications in front of the replicas, ready for `serve.run`."""
+    settings_of_each = cluster.settings_of_each(settings)
 
     def build() -> Any:
         return build_ingress(settings_of_each)
@@ -84,13 +88,14 @@ def build_application(cluster: ClusterSettings, model: ModelSettings, settings: 
         num_replicas=cluster.http_replicas,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=settings.max_connections,
-        **common_options(stop_s),
+        **common_options(settings),
     )
-    return ingress.bind(replica.bind(model, uuid.uuid4().hex))
+    return ingress.bind(build_model(cluster, model, settings))
 
 
-def common_options(stop_s: float) -> dict[str, Any]:
+def common_options(settings: Settings) -> dict[str, Any]:
     """Return Ray Serve's options of both deployments: a replica that is replaced finishes its answers first."""
+    stop_s = settings.request_timeout + MARGIN_S
     return {"graceful_shutdown_timeout_s": stop_s, "graceful_shutdown_wait_loop_s": 0.5, "health_check_period_s": 2.0}
 
 

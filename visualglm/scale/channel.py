@@ -12,9 +12,11 @@ import queue
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .wire import unpack_bundle, unpack_carrier
+
+Result = TypeVar("Result")
 
 
 class Call(Protocol):
@@ -105,6 +107,10 @@ class Channel:
         """Stop an answer unless it has ended."""
         if self.answers.pop(answer.number, None) is not None:
             self._start(self._stop(answer))
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine in the channel's event loop; return its result."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
     def close(self) -> None:
         """Cancel all calls, and end the thread."""

@@ -11,8 +11,9 @@ from visualglm.server.request_log import log
 from visualglm.server.settings import Settings
 
 from .address import LOG_LEVEL, connect
+from .application import build_application
 from .cluster_config import ClusterSettings
-from .local import deploy
+from .deploying import deploy
 from .replica import ModelSettings
 
 
@@ -29,7 +30,7 @@ def deploy_on_cluster(address: str, cluster: ClusterSettings, model: ModelSettin
     logging.getLogger("ray.serve").setLevel(LOG_LEVEL)
     try:
         start_http(settings)
-        deploy(cluster, model, settings)
+        deploy(build_application(cluster, model, settings))
         log("deployed", host=settings.host, port=settings.port, replicas=cluster.replicas)
     finally:
         ray.shutdown()

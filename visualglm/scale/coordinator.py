@@ -1,4 +1,4 @@
-"""The coordinator: an actor that sums the metrics, counts the replicas, and announces the shutdown."""
+"""The coordinator: an actor that sums the metrics, counts the replicas, and compares the files of the nodes."""
 
 import contextlib
 import time
@@ -26,27 +26,10 @@ class Report:
     Attributes:
         source: identifies the application.
         metrics: its metrics.
-        answers: number of admitted answers.
-        closing: whether it rejects new questions.
     """
 
     source: str
     metrics: Snapshot
-    answers: int
-    closing: bool
-
-
-@dataclass(frozen=True)
-class Orders:
-    """The coordinator's reply to a report.
-
-    Attributes:
-        closing: whether new questions are to be rejected.
-        replicas: number of model replicas that accept questions; None if it is unknown.
-    """
-
-    closing: bool
-    replicas: int | None
 
 
 class Coordinator:
@@ -55,19 +38,18 @@ class Coordinator:
     def __init__(self) -> None:
         self.reports: OrderedDict[str, tuple[float, Report]] = OrderedDict()
         self.ended: Snapshot = []
-        self.closing = False
         self.failure = ""
         self.deployment = ""
         self.files: dict[str, str] = {}
         self.replicas: int | None = None
         self.counted = 0.0
 
-    def report(self, report: Report) -> Orders:
-        """Store a report; return the orders for its application."""
+    def report(self, report: Report) -> int | None:
+        """Store a report; return the number of model replicas that accept questions, None if it is unknown."""
         self.reports[report.source] = time.monotonic(), report
         self._drop_lost()
         self._count_replicas()
-        return Orders(self.closing, self.replicas)
+        return self.replicas
 
     def metrics(self) -> Snapshot:
         """Return the sum of all metrics, with the number of replicas."""
@@ -77,18 +59,6 @@ class Coordinator:
             name = "visualglm_replicas"
             total.append(Family(name, "Replicas of the model", "gauge", {(name, ()): self.replicas}))
         return total
-
-    def close(self, closing: bool = True) -> None:
-        """Reject new questions from the next report on, or accept them again."""
-        self.closing = closing
-
-    def answers(self) -> int | None:
-        """Return the number of admitted answers; None while an application has not announced its closing."""
-        self._drop_lost()
-        reports = [report for _, report in self.reports.values()]
-        if self.closing and not all(report.closing for report in reports):
-            return None
-        return sum(report.answers for report in reports)
 
     def compare(self, deployment: str, files: Mapping[str, str]) -> str:
         """Compare the file hashes of a node with the first replica of the deployment.

@@ -1,13 +1,13 @@
-"""The HTTP application as a Ray Serve deployment: the server's own application with a remote model."""
+"""The HTTP application in front of the replicas: the server's own application with a remote model."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
-from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -18,7 +18,7 @@ from visualglm.server.service import Service
 from visualglm.server.settings import Settings
 
 from .channel import Channel
-from .coordinator import REPORT_INTERVAL_S, Orders, Report, get_coordinator
+from .coordinator import REPORT_INTERVAL_S, Report, get_coordinator
 from .metrics import export_snapshot, take_snapshot
 from .names import APPLICATION, MODEL_DEPLOYMENT
 from .remote_model import RemoteChatModel
@@ -43,7 +43,6 @@ def build_ingress(settings: Settings) -> FastAPI:
             reporting.cancel()
             with suppress(*RAY_ERRORS):
                 await member.report()  # counters that the coordinator keeps
-            member.close()
 
     app.router.lifespan_context = lifespan
     return app
@@ -58,9 +57,8 @@ class ClusterMember:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.channel: Channel | None = None
         self.model: RemoteChatModel | None = None
-        self.source = serve.get_replica_context().replica_id.unique_id
+        self.source = uuid.uuid4().hex
         self.coordinator = get_coordinator()
         service.export_metrics = self.export_metrics
 
@@ -75,32 +73,19 @@ class ClusterMember:
                 log("no coordinator", logging.WARNING, reason=type(error).__name__)
 
     async def update(self) -> None:
-        """Report to the coordinator and follow its orders; connect with the replicas as soon as there are some."""
-        orders = await self.report()
-        if self.model is None and orders.replicas:
-            self.channel, self.model = await connect()
+        """Report to the coordinator; connect with the first replicas, and accept questions while there are some."""
+        replicas = await self.report()
+        if self.model is None and replicas:
+            self.model = await connect()
             log("ready")
-        self.follow(orders)
+        if replicas is not None:
+            self.service.model = self.model if replicas else None
 
-    def close(self) -> None:
-        """Cancel all answers that have not ended."""
-        if self.channel is not None:
-            self.channel.close()
-
-    async def report(self) -> Orders:
-        """Send the metrics to the coordinator; return its orders."""
-        limiter = self.service.limiter
+    async def report(self) -> int | None:
+        """Send the metrics to the coordinator; return the number of replicas, None if it is unknown."""
         snapshot = take_snapshot(self.service.metrics.registry)
-        orders: Orders = await self.coordinator.report.remote(
-            Report(self.source, snapshot, limiter.running, limiter.closing)
-        )
-        return orders
-
-    def follow(self, orders: Orders) -> None:
-        """Reject or accept questions, as ordered."""
-        self.service.limiter.closing = orders.closing
-        if orders.replicas is not None:
-            self.service.model = self.model if orders.replicas else None
+        replicas: int | None = await self.coordinator.report.remote(Report(self.source, snapshot))
+        return replicas
 
     async def export_metrics(self) -> bytes:
         """Return the summed metrics of all applications, or only its own metrics without a coordinator."""
@@ -112,16 +97,19 @@ class ClusterMember:
 
 
 class ServedReplicas:
-    """The replicas of the model's deployment.
+    """The replicas of the model's deployment, for use in the event loop of a channel."""
 
-    Args:
-        handle: of the deployment.
-    """
+    def __init__(self) -> None:
+        self.handle: DeploymentHandle[Any] = DeploymentHandle(MODEL_DEPLOYMENT, APPLICATION)
+        self.stream: Callable[[str, int, bytes], Any]
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self.handle = handle
+    async def open(self) -> dict[str, Any]:
+        """Let Ray Serve route calls in this event loop; return the attributes that a `RemoteChatModel` shows."""
+        self.handle._init(_run_router_in_separate_loop=False)  # by default, each message passes through another thread
         # Small values are faster through gRPC than as objects of Ray.
-        self.stream = handle.options(stream=True, _by_reference=False).answer.remote
+        self.stream = self.handle.options(stream=True, _by_reference=False).answer.remote
+        facts: dict[str, Any] = await self.handle.describe.remote()
+        return facts
 
     def answer(self, client: str, number: int, question: bytes) -> Any:
         """Let one of the replicas answer; see `ModelReplica.answer`."""
@@ -132,9 +120,16 @@ class ServedReplicas:
         await self.handle.broadcast("stop", client, number).results_async()
 
 
-async def connect() -> tuple[Channel, RemoteChatModel]:
-    """Return a channel to the replicas, and a model that asks them through it."""
-    handle: DeploymentHandle[Any] = serve.get_deployment_handle(MODEL_DEPLOYMENT, APPLICATION)
-    facts = await handle.describe.remote()
-    channel = Channel(ServedReplicas(handle))
-    return channel, RemoteChatModel(channel.send, facts, RAY_ERRORS)
+async def connect() -> RemoteChatModel:
+    """Return a model that asks the replicas through a channel of its own.
+
+    The channel stays open until the process ends: Ray Serve sends updates to its event loop.
+    """
+    replicas = ServedReplicas()
+    channel = Channel(replicas)
+    try:
+        facts = await channel.run(replicas.open())
+    except BaseException:
+        channel.close()
+        raise
+    return RemoteChatModel(channel.send, facts, RAY_ERRORS)

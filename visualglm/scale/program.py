@@ -67,7 +67,7 @@ def local_cluster(replicas: int | str, device: str | None) -> ClusterSettings:
     if not 1 <= count <= available:
         advice = f"Use --replicas {available}" if available else "Install a GPU's driver"
         raise SettingError(f"--replicas {replicas}: this machine has {available} GPUs. {advice}, or --device cpu.")
-    return ClusterSettings(replicas=count, gpus=1, http_replicas=count)
+    return ClusterSettings(replicas=count, gpus=1)
 
 
 def count_gpus() -> int:

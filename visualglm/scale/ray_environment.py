@@ -13,8 +13,11 @@ LOCAL_VARIABLES = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_agent_register_timeout_ms": "120000",  # Ray's processes start slowly while other programs use all cores
+    "RAY_worker_niceness": "0",  # the replicas are the server; Ray would let all other programs go first
+    "RAY_enable_metrics_collection": "0",  # Ray's own; the server's are at /metrics
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # at 0.1, the controller alone uses 5 % of a core
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # each message would pass through another thread
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # needs less time per message than Ray's own calls
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "visualglm.scale.proxy:middlewares",
     LOOPBACK_VARIABLE: "0",
 }
 

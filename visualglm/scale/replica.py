@@ -9,7 +9,7 @@ from typing import Any
 
 from model import ChatModel
 
-from .outbox import Outbox
+from .outbox import BUNDLE_INTERVAL_S, Outbox
 from .remote_model import describe_model
 from .wire import LANGUAGES, pack_carrier, unpack_question
 
@@ -96,6 +96,8 @@ class ModelReplica:
     def start(self, question: bytes) -> Any:
         """Return the iterator over the chunks of the answer to a packed question."""
         conversation, text, config, min_interval_s = unpack_question(question)
+        if min_interval_s:  # chunks that would leave in the same bundle cost more than one
+            min_interval_s = max(min_interval_s, BUNDLE_INTERVAL_S)
         return self.model.stream_answer(conversation, text, config, min_interval_s=min_interval_s)
 
     async def stop(self, client: str, number: int) -> None:

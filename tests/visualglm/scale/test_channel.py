@@ -11,6 +11,7 @@ import pytest
 
 from model import Conversation, GenerationConfig, StreamChunk
 from visualglm.scale.channel import Channel, ChannelAnswer
+from visualglm.scale.outbox import BUNDLE_INTERVAL_S
 from visualglm.scale.replica import ModelReplica, ModelSettings
 from visualglm.scale.wire import pack_question, unpack_chunks
 
@@ -44,12 +45,14 @@ class EchoModel:
 
     Attributes:
         answers: the answers by their questions.
+        intervals: minimum intervals between the chunks of the answers.
         released: ends the waiting of all answers.
     """
 
     max_batch_size: int = 8
     max_queue_size: int = 8
     answers: dict[str, EchoAnswer] = field(default_factory=dict)
+    intervals: list[float] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
     def load(self) -> "EchoModel":
@@ -58,7 +61,10 @@ class EchoModel:
     def warm_up(self) -> None:
         pass
 
-    def stream_answer(self, conversation: Conversation, question: str, config: object, **_: object) -> EchoAnswer:
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: object, *, min_interval_s: float
+    ) -> EchoAnswer:
+        self.intervals.append(min_interval_s)
         self.answers[question] = EchoAnswer(question, self.released)
         return self.answers[question]
 
@@ -205,3 +211,11 @@ def test_a_question_that_no_replica_takes_ends_with_the_error(channel: Channel, 
     replicas.answer = refuse  # type: ignore[method-assign]
     with pytest.raises(OSError, match="no replica"):
         rest_of(ask(channel, "hello"))
+
+
+@pytest.mark.parametrize(("wanted", "used"), [(0.0, 0.0), (0.02, BUNDLE_INTERVAL_S), (1.0, 1.0)])
+def test_chunks_come_at_most_as_often_as_bundles_unless_each_token_is_wanted(
+    channel: Channel, model: EchoModel, wanted: float, used: float
+) -> None:
+    rest_of(channel.send(pack_question(Conversation(), "hello", GenerationConfig(), wanted)))
+    assert model.intervals == [used]

@@ -1,4 +1,4 @@
-"""The coordinator: sums of metrics, shutdown, and equal files on all nodes."""
+"""The coordinator: sums of metrics, and equal files on all nodes."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ def coordinator(clock: list[float]) -> Coordinator:
     return made
 
 
-def report(source: str, count: int, answers: int = 0, closing: bool = False) -> Report:
+def report(source: str, count: int, answers: int) -> Report:
     counter = Family("requests", "Requests", "counter", {("requests_total", ()): count})
     gauge = Family("answers", "Answers", "gauge", {("answers", ()): answers})
-    return Report(source, [counter, gauge], answers, closing)
+    return Report(source, [counter, gauge])
 
 
 def total(coordinator: Coordinator, name: str) -> float:
@@ -50,15 +50,6 @@ def test_counters_of_an_ended_application_stay(coordinator: Coordinator, clock: 
     clock[0] += LOST_AFTER_S + 1
     coordinator.report(report("b", 4, 1))
     assert (total(coordinator, "requests_total"), total(coordinator, "answers")) == (7, 1)
-    assert coordinator.answers() == 1
-
-
-def test_answers_are_known_when_every_application_is_closing(coordinator: Coordinator) -> None:
-    assert not coordinator.report(report("a", 0, 1)).closing
-    coordinator.close()
-    assert coordinator.answers() is None
-    assert coordinator.report(report("a", 0, 1, closing=True)).closing
-    assert coordinator.answers() == 1
 
 
 def test_a_node_with_other_files_is_told_which(coordinator: Coordinator) -> None:

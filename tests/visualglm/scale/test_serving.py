@@ -1,22 +1,21 @@
-"""The server on a real Ray. One test starts it once and checks all properties, because a start takes long."""
+"""The server on a real Ray. Two tests start it once each and check all properties, because a start takes long."""
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.api_server import DESCRIBE, SCENE_BASE64, SCENE_URL, completion, events, wait_until
-from tests.helpers.ray_server import KEY, MODEL_PROCESS, ROOT, START_S, RayServer, Stream, cpu_ticks, ray_server
+from tests.helpers.ray_server import MODEL_PROCESS, START_S, RayServer, Stream, cpu_ticks, deployed_server, ray_server
 
 pytest.importorskip("ray")
 CLUSTER = """
 model: {from_pretrained: visualglm-tiny, device: cpu}
-server: {port: PORT, api-key: KEY, max-batch: 8}
+server: {port: PORT, api-key: KEY, max-batch: 4}
 replicas: 2
 http-replicas: 2
 cpus: 0.5
@@ -33,8 +32,18 @@ def test_a_server_on_ray_serves_survives_and_stops(tmp_path: Path) -> None:
         a_disconnected_client_stops_its_answer(server)
         a_lost_replica_costs_its_running_answers_alone(server)
         a_question_that_waits_in_a_lost_replica_is_answered_by_another(server)
-        an_update_loses_no_answer_and_no_count(server, tmp_path)
         a_stopped_server_finishes_its_answers(server)
+
+
+@pytest.mark.slow
+def test_a_server_on_a_cluster_serves_and_is_updated(tmp_path: Path) -> None:
+    with deployed_server(tmp_path, CLUSTER) as (server, deploy):
+        both_protocols_answer_about_an_image(server)
+        answers_are_streamed(server)
+        requests_without_a_key_are_rejected(server)
+        errors_have_the_form_of_their_protocol(server)
+        a_disconnected_client_stops_its_answer(server)
+        an_update_loses_no_answer_and_no_count(server, lambda: deploy(CLUSTER.replace("max-batch: 4", "max-batch: 8")))
 
 
 def both_protocols_answer_about_an_image(server: RayServer) -> None:
@@ -113,7 +122,7 @@ def a_question_that_waits_in_a_lost_replica_is_answered_by_another(server: RaySe
     wait_for_replicas(server, 2)
 
 
-def an_update_loses_no_answer_and_no_count(server: RayServer, folder: Path) -> None:
+def an_update_loses_no_answer_and_no_count(server: RayServer, update: Callable[[], None]) -> None:
     before = server.metric("visualglm_requests_total", '{path="/",status="200"}')
     old = {*server.processes(MODEL_PROCESS)}
     statuses: list[int] = []
@@ -127,7 +136,7 @@ def an_update_loses_no_answer_and_no_count(server: RayServer, folder: Path) -> N
     for thread in asking:
         thread.start()
     try:
-        update(server, folder)
+        update()
         wait_until(lambda: old.isdisjoint(server.processes(MODEL_PROCESS)), START_S)
     finally:
         updated.set()
@@ -136,15 +145,6 @@ def an_update_loses_no_answer_and_no_count(server: RayServer, folder: Path) -> N
     assert {*statuses} == {200}
     count = before + len(statuses)
     wait_until(lambda: server.metric("visualglm_requests_total", '{path="/",status="200"}') == count, 60)
-
-
-def update(server: RayServer, folder: Path) -> None:
-    """Deploy the server again, with another batch size and two HTTP applications."""
-    path = folder / "cluster.yaml"
-    path.write_text(CLUSTER.replace("PORT", str(server.port)).replace("KEY", KEY), encoding="utf-8")
-    command = [sys.executable, "-m", "visualglm", "serve", "--ray", server.ray_address, "--config", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
-    assert done.returncode == 0, done.stderr
 
 
 def a_stopped_server_finishes_its_answers(server: RayServer) -> None:

@@ -31,13 +31,13 @@ class LostActorError(ray.exceptions.ActorDiedError):  # type: ignore[misc, name-
 def test_nodes_without_the_project_are_named_as_the_cause(
     reason: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from visualglm.scale import local
+    from visualglm.scale import deploying
 
     def get(_: Any) -> None:
         raise LostActorError(reason)
 
-    coordinator = SimpleNamespace(close=SimpleNamespace(remote=lambda closing: None))
-    monkeypatch.setattr(local, "get_coordinator", lambda: coordinator)
+    coordinator = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: None))
+    monkeypatch.setattr(deploying, "get_coordinator", lambda: coordinator)
     monkeypatch.setattr(ray, "get", get)
     with pytest.raises(kind, match=reason.splitlines()[-1]):
-        local.open_coordinator()
+        deploying.start_coordinator()
