@@ -183,14 +183,19 @@ class Batch:
             sequence.finished = sequence.finished or sequence.request is request
 
     def _grow(self, batch_size: int, capacity: int) -> None:
-        """Allocate at least `batch_size` slots of at least `capacity` tokens each."""
+        """Allocate at least `batch_size` slots of at least `capacity` tokens each.
+
+        With CUDA graphs, all slots are allocated at once, because a growth drops the graphs: while the number of users
+        rises, each would be captured many times. A slot has its own KV cache only while it is occupied.
+        """
         allocated = len(self.tokens)
         if batch_size <= allocated and capacity <= self.cache_capacity:
             return
-        wanted = (
-            allocated if batch_size <= allocated else min(self.max_batch_size, pad_to_bucket(batch_size, BATCH_BUCKETS))
-        )
-        capacity = max(self.cache_capacity, min(round_up(capacity, CACHE_GROWTH), self.capacity))
+        if self.decoder.is_graph_capturable:
+            wanted, capacity = max(allocated, self.max_batch_size), self.capacity
+        else:
+            wanted = max(allocated, min(self.max_batch_size, pad_to_bucket(batch_size, BATCH_BUCKETS)))
+            capacity = max(self.cache_capacity, min(round_up(capacity, CACHE_GROWTH), self.capacity))
         self.graphs.clear()
         self.decoder.grow(wanted, capacity + LOOKAHEAD)
         self.sampler = self.sampler.grown(wanted, capacity)
