@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import gc
+import math
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ class Target:
 
     def ratio(self, measured: float) -> float:
         """Return how many times better than the target a measurement is; 1 or more meets it."""
-        return self.value / measured if self.is_upper_bound else measured / self.value
+        if self.is_upper_bound:
+            return self.value / measured if measured else math.inf
+        return measured / self.value
 
     def __str__(self) -> str:
         return f"{'at most' if self.is_upper_bound else 'at least'} {self.value:,g}"
