@@ -309,7 +309,7 @@ def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (5, 200), (norm.MAX_NORM_ROWS + 1, 32)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (5, 200), (70, 32)])
 def test_layer_norm_of_a_sum(rows: int, columns: int, dtype: torch.dtype) -> None:
     x, y, weight, bias = (
         draw(*shape).to(dtype) for shape in ((rows, columns), (rows, columns), (columns,), (columns,))
