@@ -92,7 +92,7 @@ def generate(model: NetworkChatModel, conversation: Conversation, question: str)
 
 @contextmanager
 def make_scorer(network: Network, prompt: Prompt, answer_ids: Sequence[int]) -> Iterator[Scorer]:
-    """Context manager: the scorer of an answer; the fast one, unless hooks read or change what the modules compute."""
+    """Context manager: the scorer of an answer, by the engine's layers; with hooks of the user, by the modules."""
     start = prompt.image_start or 0
     if can_run(network) and not has_foreign_hooks(network):
         with get_scorers(network).scorer(prompt.token_ids, start, answer_ids) as scorer:
