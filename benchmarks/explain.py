@@ -288,13 +288,12 @@ class ExplainBenchmark:
             found = explain_answer(self.model, about, GIVEN_QUESTION, GIVEN[name])
             seconds.append(time.perf_counter() - started)
         assert found is not None
-        return statistics.median(
-            seconds[1:]
-        ), f"{len(found.tokens)} tokens, {min(seconds[1:]):.3f} to {max(seconds[1:]):.3f}"
+        times = seconds[1:]
+        return statistics.median(times), f"{len(found.tokens)} tokens, {min(times):.3f} to {max(times):.3f}"
 
 
 def make_rows(device: str, is_random: bool = False) -> list[Row]:
-    """Return the rows: the times of given answers, and those of both languages unless the weights are random."""
+    """Return the rows of given answers; for a trained model also the rows of each language."""
     rows = [
         Row(f"given/{name}", "s to explain a given answer, median", lambda b, n=name: b.given(n), MAX_SECONDS[device])
         for name in GIVEN

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from .attribution import MAX_PEAKS, Relevance, Scorer
-from .engine.cuda_graph import CudaGraphs, pad_to_bucket
+from .engine.cuda_graph import CudaGraphs, pad_to_bucket, round_up
 from .engine.layers import weights_fingerprint
 from .engine.network import Network
 from .engine.teacher_forcing import INDEX_FIELDS, AnswerNumbers, TeacherForcing
@@ -35,15 +35,16 @@ class AnswerScorers:
     """
 
     def __init__(self, network: Network) -> None:
-        self.device, self.max_length = network.device, network.max_sequence_length
+        self.device = network.device
         self.encode = EncoderLayers(network)
         self.language_model = TeacherForcing(network)
         self.graphs = CudaGraphs()
         self.has_graphs = self.device.type == "cuda"
         self.lock = threading.Lock()  # of the buffers, which the graphs read
-        shape = MAX_PEAKS, 3, network.image_size, network.image_size
-        self.pixels = torch.zeros(shape if self.has_graphs else 0, device=self.device, dtype=network.dtype)
-        self.numbers = torch.zeros(0, dtype=torch.long, device=self.device)
+        side = network.image_size
+        self.pixels = torch.zeros(MAX_PEAKS, 3, side, side, device=self.device, dtype=network.dtype)
+        size = INDEX_FIELDS + 2 * round_up(network.max_sequence_length, LENGTH_STEP)
+        self.numbers = torch.zeros(size, dtype=torch.long, device=self.device)
 
     @contextmanager
     def scorer(self, prompt_ids: Sequence[int], image_start: int, answer_ids: Sequence[int]) -> Iterator[Scorer]:
@@ -53,8 +54,7 @@ class AnswerScorers:
             yield self._eager(numbers, torch.tensor(numbers.values, device=self.device))
             return
         numbers = AnswerNumbers.pack(prompt_ids, image_start, answer_ids, LENGTH_STEP)
-        with self.lock, torch.cuda.device(self.device):
-            self._reserve(len(numbers.values))
+        with self.lock, torch.cuda.device_of(self.numbers):
             self.numbers[: len(numbers.values)].copy_(torch.tensor(numbers.values))
             yield GraphedScorer(self, self._eager(numbers, self.numbers), numbers, len(answer_ids))
 
@@ -74,12 +74,6 @@ class AnswerScorers:
 
     def _eager(self, numbers: AnswerNumbers, tensor: torch.Tensor) -> Scorer:
         return Scorer(self.encode, partial(self.language_model.score, answer=numbers.view(tensor)))
-
-    def _reserve(self, count: int) -> None:
-        """Make room for this many numbers."""
-        if count > len(self.numbers):
-            self.graphs.clear()
-            self.numbers = self.numbers.new_zeros(max(count, INDEX_FIELDS + 2 * self.max_length))
 
 
 class GraphedScorer(Scorer):

@@ -1,4 +1,4 @@
-"""Scorers of the engine: the numbers of the modules, with gradients, whatever the padding; see test_gpu.py."""
+"""The engine's scorers compute what the modules compute; test_gpu.py tests them with real CUDA graphs."""
 
 from functools import partial
 from typing import Any
@@ -8,11 +8,12 @@ import torch
 
 from model import VisualGLMModel
 from model.attribution import Scorer
-from model.attribution_graphs import AnswerScorers, get_scorers
+from model.attribution_graphs import MAX_GRAPHS, AnswerScorers, get_scorers
 from model.engine.teacher_forcing import AnswerNumbers
 from model.explain import run_modules
 from model.explanation import make_module_scorer
 from tests.conftest import relative_error
+from tests.helpers.direct_runs import DirectRuns
 from tests.model.engine.test_decoder import build_prefixed
 
 CASE = "en_image"
@@ -50,6 +51,47 @@ def test_scorers_give_the_numbers_of_the_modules(
     assert relative_error(found.relevance, wanted.relevance) < 1e-4
     assert relative_error(found.logprobs[:count], wanted.logprobs) < 1e-5
     assert (found.reliance[:count] - wanted.reliance).abs().max() < 1e-4
+
+
+@pytest.fixture
+def graphed(golden_model: VisualGLMModel) -> AnswerScorers:
+    """Scorers that use their buffers as on a GPU, with functions that run directly."""
+    scorers = AnswerScorers(golden_model)
+    scorers.has_graphs, scorers.graphs = True, DirectRuns()  # type: ignore[assignment]
+    return scorers
+
+
+def test_graphs_serve_answers_and_batches_of_other_sizes(
+    graphed: AnswerScorers, golden_model: VisualGLMModel, golden_spec: Any, golden_pixels: torch.Tensor
+) -> None:
+    case = golden_spec["cases"][CASE]
+    pixels = golden_pixels[case["image_index"]][None]
+    for length, images in ((5, 4), (2, 1), (5, 8), (3, 7)):
+        shorter = {**case, "continuation": case["continuation"][:length]}
+        expected = module_scorer(golden_model, shorter)
+        several = torch.cat([pixels * (number + 1) / images for number in range(images)])
+        with graphed.scorer(case["input_ids"], case["image_start"], shorter["continuation"]) as scorer:
+            found, wanted = scorer.find_relevance(pixels), expected.find_relevance(pixels)
+            assert relative_error(found.relevance, wanted.relevance) < 1e-4
+            assert relative_error(found.logprobs, wanted.logprobs) < 1e-5
+            assert relative_error(scorer.score(several), expected.score(several)) < 1e-5
+    assert len(graphed.graphs.graphs) == 4  # the gradients, and batches of 3, 4 and 8
+
+
+def test_few_graphs_are_kept(graphed: AnswerScorers) -> None:
+    for number in range(2 * MAX_GRAPHS):
+        assert graphed.run(number, lambda: "done") == "done"
+        assert len(graphed.graphs.graphs) <= MAX_GRAPHS
+
+
+def test_without_a_capture_the_functions_run_directly(graphed: AnswerScorers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("cannot be captured")
+
+    monkeypatch.setattr(graphed.graphs, "run", fail)
+    with pytest.warns(UserWarning, match="cannot be captured"):
+        assert graphed.run("key", lambda: "done") == "done"
+    assert not graphed.has_graphs
 
 
 def test_scorers_follow_replaced_weights(golden_spec: Any) -> None:
