@@ -97,17 +97,25 @@ def is_computing(server: RayServer) -> bool:
 def a_lost_replica_costs_its_running_answers_alone(server: RayServer) -> None:
     streams = [Stream(server) for _ in range(6)]
     wait_until(lambda: all(len(stream.events) > 1 for stream in streams), 60)
-    os.kill(server.processes(MODEL_PROCESS)[0], signal.SIGKILL)
+    killed = server.processes(MODEL_PROCESS)[0]
+    os.kill(killed, signal.SIGKILL)
     for stream in streams:
         stream.join()
     lost = [stream for stream in streams if not stream.is_complete]
     assert 0 < len(lost) < len(streams)
     assert all(stream.events[-1]["status"] == 500 and "Ask again" in stream.events[-1]["error"] for stream in lost)
-    wait_for_replicas(server, 2)
+    wait_for_another(server, killed)
 
 
-def wait_for_replicas(server: RayServer, count: int) -> None:
-    wait_until(lambda: server.metric("visualglm_replicas") == count and server.is_ready, START_S)
+def wait_for_another(server: RayServer, killed: int) -> None:
+    """Wait until another process has replaced a killed one of two; the metric alone may still count the killed one."""
+
+    def is_replaced() -> bool:
+        processes = server.processes(MODEL_PROCESS)
+        return len(processes) == 2 and killed not in processes
+
+    wait_until(is_replaced, START_S)
+    wait_until(lambda: server.metric("visualglm_replicas") == 2 and server.is_ready, START_S)
 
 
 def a_question_that_waits_in_a_lost_replica_is_answered_by_another(server: RayServer) -> None:
@@ -119,7 +127,7 @@ def a_question_that_waits_in_a_lost_replica_is_answered_by_another(server: RaySe
     for stream in streams:
         stream.join()
     assert all(stream.is_complete for stream in streams)
-    wait_for_replicas(server, 2)
+    wait_for_another(server, stopped)
 
 
 def an_update_loses_no_answer_and_no_count(server: RayServer, update: Callable[[], None]) -> None:
