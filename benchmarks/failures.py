@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.parts.http_client import completion
 from benchmarks.parts.http_server import Server, children_of
 from benchmarks.parts.machine import describe_machine, min_int, name_gpu
+from benchmarks.parts.served_model import add_served_model_arguments, served_model
 from benchmarks.parts.table import Row, Stage, add_table_arguments, at_least, at_most, run_table
 from benchmarks.scale import Client, running_client
 from model.command_line import ArgumentParser, run_program
@@ -131,7 +132,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def make_benchmark(options: argparse.Namespace, stack: ExitStack) -> FailureBenchmark:
     """Start the server and the client; `stack` stops them."""
-    flags = ["--from_pretrained", options.from_pretrained, "--device", options.device, "--replicas", str(REPLICAS)]
+    model = stack.enter_context(served_model(options))
+    flags = ["--from_pretrained", model, "--device", options.device, "--replicas", str(REPLICAS)]
     flags += ["--max-batch", str(options.count // REPLICAS), "--max-queue", "0"]
     client = stack.enter_context(running_client(flags))
     wait_until(lambda: metric(client.server, "visualglm_replicas") == REPLICAS)
@@ -153,7 +155,7 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_table_arguments(parser)
-    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help="model")
+    add_served_model_arguments(parser)
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if available)")
     parser.add_argument("--count", type=min_int(2), default=64, help="concurrent streams (default %(default)s)")
     parser.add_argument("--tokens", type=min_int(2), default=256, help="tokens of an answer (default %(default)s)")

@@ -18,21 +18,19 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import methodcaller
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from benchmarks.full_size import FULL_SIZE, full_size_config, write_full_size
 from benchmarks.parts.http_client import MIN_LENGTH, QUESTION, completion, random_png
 from benchmarks.parts.http_server import Server, serving
 from benchmarks.parts.machine import ROOT, describe_machine, min_int, name_gpu
+from benchmarks.parts.served_model import add_served_model_arguments, served_model
 from benchmarks.parts.streams import StreamReader
 from benchmarks.parts.table import Row, Stage, add_table_arguments, at_most, run_table
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat
@@ -142,7 +140,7 @@ def running_client(port: int) -> "Iterator[subprocess.Popen[str]]":
 
 def make_benchmark(options: argparse.Namespace, stack: ExitStack) -> OverheadBenchmark:
     """Start server and client and load the model; `stack` stops them."""
-    name = options.from_pretrained if options.from_pretrained != FULL_SIZE else write_random(options, stack)
+    name = stack.enter_context(served_model(options))
     chosen = {name: getattr(options, name) for name in ("device", "dtype", "quant") if getattr(options, name)}
     flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
     flags += ["--from_pretrained", name, "--max-batch", str(options.count)]
@@ -150,13 +148,6 @@ def make_benchmark(options: argparse.Namespace, stack: ExitStack) -> OverheadBen
     model = load_sat(name, **chosen, max_batch_size=options.count, max_queue_size=options.count)
     client = stack.enter_context(running_client(server.port))
     return OverheadBenchmark(model, server, client, options.count, options.tokens, options.repetitions)
-
-
-def write_random(options: argparse.Namespace, stack: ExitStack) -> str:
-    """Write a model with random weights; return its directory, which `stack` removes."""
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-    write_full_size(directory, full_size_config(options.layers), torch.device(options.device))
-    return str(directory)
 
 
 def make_rows(options: argparse.Namespace) -> list[Row]:
@@ -182,10 +173,7 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_table_arguments(parser)
-    parser.add_argument(
-        "--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help=f"model, or {FULL_SIZE}"
-    )
-    parser.add_argument("--layers", type=int, help=f"maximum number of layers of each component of {FULL_SIZE}")
+    add_served_model_arguments(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if available)")
     parser.add_argument("--dtype", choices=list(DTYPES))
     parser.add_argument("--quant", type=int, choices=(8, 4), help="quantize the language model to this many bits")

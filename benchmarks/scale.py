@@ -2,6 +2,7 @@
 
 python -m benchmarks.scale
 python -m benchmarks.scale --count 64 --device cuda --from_pretrained visualglm-6b
+python -m benchmarks.scale --count 64 --device cuda --from_pretrained full-size   random weights, in temporary files
 
 Each row sends `--count` concurrent requests for `--tokens` tokens to both servers in turn, for `--repetitions` rounds
 after an uncounted one.
@@ -25,6 +26,7 @@ from typing import Any
 from benchmarks.parts.http_client import completion, random_png
 from benchmarks.parts.http_server import Server, serving
 from benchmarks.parts.machine import ROOT, describe_machine, min_int, name_gpu
+from benchmarks.parts.served_model import add_served_model_arguments, served_model
 from benchmarks.parts.table import Row, Stage, add_table_arguments, at_most, run_table
 from model.command_line import ArgumentParser, run_program
 from model.placement import DTYPES, choose_device
@@ -129,7 +131,7 @@ def make_benchmark(options: argparse.Namespace, stack: ExitStack) -> ScaleBenchm
     """Start servers and clients; `stack` stops them."""
     chosen = {name: getattr(options, name) for name in ("device", "dtype", "quant") if getattr(options, name)}
     flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
-    flags += ["--from_pretrained", options.from_pretrained, "--max-batch", str(options.count)]
+    flags += ["--from_pretrained", stack.enter_context(served_model(options)), "--max-batch", str(options.count)]
     plain = stack.enter_context(running_client(flags))
     ray = stack.enter_context(running_client([*flags, "--replicas", "1"]))
     return ScaleBenchmark((plain, ray), options.count, options.tokens, options.repetitions)
@@ -151,7 +153,7 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_table_arguments(parser)
-    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help="model")
+    add_served_model_arguments(parser)
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if available)")
     parser.add_argument("--dtype", choices=list(DTYPES))
     parser.add_argument("--quant", type=int, choices=(8, 4), help="quantize the language model to this many bits")
