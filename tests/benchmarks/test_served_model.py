@@ -1,4 +1,4 @@
-"""Benchmarks of servers find their model, and remove what they have written."""
+"""Test which model the benchmarks of servers load, and that its temporary files are removed."""
 
 import argparse
 from pathlib import Path
