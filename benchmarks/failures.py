@@ -13,10 +13,10 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,10 @@ class FailureBenchmark:
     @cached_property
     def disturbed(self) -> list[dict[str, Any]]:
         """Results of the streams while a replica is killed."""
-        thread = threading.Thread(target=self.kill)
-        thread.start()
-        outcomes = self.ask()
-        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            killed = pool.submit(self.kill)
+            outcomes = self.ask()
+            killed.result()
         return outcomes
 
     def ask(self) -> list[dict[str, Any]]:
@@ -111,9 +111,10 @@ def replica_processes(server: Server) -> list[int]:
     """Return the processes of the replicas."""
     found, todo = [], [server.process.pid]
     for process in todo:
-        todo += children_of(process)
-        if REPLICA_PROCESS in Path(f"/proc/{process}/cmdline").read_bytes():
-            found.append(process)
+        with suppress(FileNotFoundError, ProcessLookupError):  # a process of Ray may end meanwhile
+            todo += children_of(process)
+            if REPLICA_PROCESS in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
     return found
 
 
