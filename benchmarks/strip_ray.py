@@ -11,6 +11,7 @@ Ray's requirements are not packed. Without --serve-only, Ray Data is kept, which
 """
 
 import argparse
+import lzma
 import re
 import subprocess
 import sys
@@ -32,6 +33,8 @@ UNUSED = (
 DATA = "ray/data"
 PROGRAMS = ("ray/core/src/ray/gcs/gcs_server", "ray/core/src/ray/raylet/raylet")  # a wheel's zip may lose their modes
 LIBRARY_SUFFIX = ".so"
+# A dictionary as long as the tree finds what Ray's programs and libraries share: 17 MB instead of 24.
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 2**27}]
 
 
 def main() -> int:
@@ -57,7 +60,7 @@ def pack(options: argparse.Namespace) -> None:
         tree = Path(folder, "tree")
         extract(wheel, tree, (*UNUSED, DATA) if options.serve_only else UNUSED)
         strip_libraries(tree)
-        with tarfile.open(options.output, "w:xz", preset=6) as archive:
+        with lzma.open(options.output, "wb", filters=FILTERS) as file, tarfile.open(fileobj=file, mode="w") as archive:
             for path in sorted(tree.iterdir()):
                 archive.add(path, path.name)
     sizes = f"{wheel.name if options.wheel else 'the wheel'} -> {options.output}"
