@@ -112,7 +112,7 @@ def dequantize_tiles(
 
 
 class LowBitProduct(torch.autograd.Function):
-    """A product with a weight of 8 or 4 bits by Triton's kernels, with the gradient of x alone.
+    """A product with a weight of 8 or 4 bits by Triton's kernels, with the gradients of x and the bias.
 
     The backward pass dequantizes the weight again: kept from the forward pass, all weights would take as much memory as
     a model that is not quantized.
@@ -132,7 +132,8 @@ class LowBitProduct(torch.autograd.Function):
         x_gradient = gradient.new_zeros(len(gradient), context.inputs)
         for tile, dequantized in dequantize_tiles(context.kind, weight, x_gradient):
             x_gradient.addmm_(gradient[:, tile], dequantized)
-        return x_gradient, None, None, *[None] * len(weight)
+        bias_gradient = gradient.sum(0) if context.needs_input_grad[2] else None
+        return x_gradient, None, bias_gradient, *[None] * len(weight)
 
 
 def multiply_by_torch(

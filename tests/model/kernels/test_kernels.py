@@ -285,6 +285,16 @@ def test_the_gradient_of_x_flows_through_low_bit_weights(
     assert relative_error(leaf.grad, expected_gradient.float()) < TORCH_ERROR[dtype]
 
 
+@pytest.mark.parametrize("kind", BITS)
+def test_the_gradient_of_the_bias_flows_beside_that_of_x(kind: str) -> None:
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), 3, torch.float32, gelu=False)
+    leaf = epilogue.bias.clone().requires_grad_()
+    given = draw(3, 37, seed=4)
+    multiply(kind, x.clone().requires_grad_(), weight_tensors, epilogue._replace(bias=leaf)).backward(given)
+    assert leaf.grad is not None
+    assert relative_error(leaf.grad, given.sum(0)) < ERROR[torch.float32]
+
+
 @needs_triton
 @pytest.mark.parametrize(("kind", "inputs"), [("dense", 5), ("dense", 24), ("int8", 4), ("int8", 12)])
 @pytest.mark.parametrize("rows", [1, 2])
