@@ -110,9 +110,10 @@ def test_programs_accept_both_spellings(monkeypatch: pytest.MonkeyPatch, capsys:
     started("--from-pretrained", "a", "--prompt-zh=b_c", "--top-k", "3", "--quant-vision")
     options, config = terminal.parse_arguments()
     assert (options.from_pretrained, options.prompt_zh, config.top_k, options.quant_vision) == ("a", "b_c", 3, True)
-    started("--server-name", "::1", "--server-port=81", "--max-length", "77")
-    options, config = web.parse_arguments(80)
-    assert (options.server_name, options.server_port, config.max_length) == ("::1", 81, 77)
+    for host, port in (("--server-name", "--server-port"), ("--host", "--port")):  # or those of the HTTP server
+        started(host, "::1", f"{port}=81", "--max-length", "77")
+        options, config = web.parse_arguments(80)
+        assert (options.server_name, options.server_port, config.max_length) == ("::1", 81, 77)
     started("--from-pretrained", "a", "--max_batch", "3", "--api_key=k_e-y", "--model_name", "m_n")
     _, settings = server.parse_arguments()
     assert (settings.max_batch, settings.api_keys, settings.model_name) == (3, ("k_e-y",), "m_n")

@@ -25,7 +25,7 @@ def listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         address = f"{settings.host} port {settings.port}"
         raise SettingError(
             f"The server cannot listen at {address}: {error}. Choose another --host or --port."

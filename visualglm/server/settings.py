@@ -17,17 +17,20 @@ from ..local_address import listens_on_loopback
 
 ENVIRONMENT_PREFIX = "VISUALGLM_"
 MIB = 1024 * 1024
+MAX_PORT = 65535
 
 
-def setting(default: Any, text: str, flag: str | None = None, minimum: float | None = None) -> Any:
+def setting(
+    default: Any, text: str, flag: str | None = None, minimum: float | None = None, maximum: float | None = None
+) -> Any:
     """Define a field of `Settings`.
 
     Args:
         text: the help.
         flag: if it is not derived from the field's name.
-        minimum: the smallest valid value.
+        minimum, maximum: the smallest and the largest valid value.
     """
-    return field(default=default, metadata={"help": text, "flag": flag, "minimum": minimum})
+    return field(default=default, metadata={"help": text, "flag": flag, "minimum": minimum, "maximum": maximum})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Settings:
     """
 
     host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0 for all")
-    port: int = setting(8080, "port to listen at", minimum=0)
+    port: int = setting(8080, "port to listen at; 0 for any that is free", minimum=0, maximum=MAX_PORT)
     model_name: str = setting("", "the model's name under /v1 (default: the last part of --from_pretrained)")
     max_batch: int = setting(16, "maximum batch size: answers that are generated at once", minimum=1)
     max_queue: int = setting(64, "answers that may wait in the queue; more get 429", minimum=0)
@@ -189,9 +192,11 @@ def check_value(item: Any, value: Any, name: str) -> None:
     Raises:
         SettingError: the value is invalid.
     """
-    minimum = item.metadata["minimum"]
+    minimum, maximum = item.metadata["minimum"], item.metadata["maximum"]
     if minimum is not None and not value >= minimum:
         raise SettingError(f"{name} is {value}; it should be at least {minimum}.")
+    if maximum is not None and value > maximum:
+        raise SettingError(f"{name} is {value}; it should be at most {maximum}.")
     if item.name == "api_keys" and not all(
         key and key.isascii() and key.isprintable() and " " not in key for key in value
     ):
@@ -201,11 +206,11 @@ def check_value(item: Any, value: Any, name: str) -> None:
             _check_network(address, name)
 
     if item.name == "allowed_image_ports" and not all(map(_is_port, value)):
-        raise SettingError(f"{name} should be numbers from 1 to 65535.")
+        raise SettingError(f"{name} should be numbers from 1 to {MAX_PORT}.")
 
 
 def _is_port(text: str) -> bool:
-    return text.isdecimal() and 1 <= int(text[:6]) <= 65535
+    return text.isdecimal() and 1 <= int(text[:6]) <= MAX_PORT
 
 
 def _check_network(address: str, name: str) -> None:

@@ -24,8 +24,8 @@ def parse_arguments(port: int, description: str | None = None) -> tuple[argparse
     add = parser.add_argument
     address = read_variable("GRADIO_SERVER_NAME") or "127.0.0.1"
     help_ = "address to listen at; 0.0.0.0 for all (default %(default)s)"
-    add("--server_name", default=address, metavar="ADDRESS", help=help_)
-    add("--server_port", type=parse_port, metavar="PORT", help=f"port to listen at (default {port})")
+    add("--server_name", "--host", default=address, metavar="ADDRESS", help=help_)
+    add("--server_port", "--port", type=parse_port, metavar="PORT", help=f"port to listen at (default {port})")
     add("--share", action="store_true", help="create a public URL through Gradio's servers")
     add(
         "--auth",

@@ -46,7 +46,9 @@ def test_settings_come_from_flags_then_from_the_environment_then_from_their_defa
     assert parse() == Settings()
 
 
-@pytest.mark.parametrize("words", [["--max-batch", "0"], ["--api-key", "a b"], ["--body-timeout", "nan"]])
+@pytest.mark.parametrize(
+    "words", [["--max-batch", "0"], ["--api-key", "a b"], ["--body-timeout", "nan"], ["--port", "65536"]]
+)
 def test_invalid_settings_are_rejected(words):
     with pytest.raises(SettingError):
         parse(*words)
