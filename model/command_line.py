@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn, TextIO
 
 from .errors import SettingError, VisualGLMError
@@ -115,6 +116,24 @@ class ArgumentParser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         print_error(message)
         self.exit(USAGE_ERROR)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        """Parse arguments (default: `sys.argv`) and return the namespace; exit if one is unknown."""
+        options: argparse.Namespace
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self.suggest_options(unknown)}")
+        return options
+
+    def suggest_options(self, unknown: Sequence[str]) -> str:
+        """Return a question with the known options that are spelled like unknown ones; "" if there are none."""
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
+        spelled = {normalize_option(option): option for option in known}
+        close = [found for flag in flags for found in get_close_matches(normalize_option(flag), spelled, 1)]
+        return f". Did you mean {' and '.join(spelled[name] for name in dict.fromkeys(close))}?" if close else ""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None

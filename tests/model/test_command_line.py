@@ -67,6 +67,26 @@ def test_unknown_arguments_are_returned_unchanged(parser: ArgumentParser) -> Non
     assert (options.server_name, unknown) == ("a", ["--no_such-flag", "--server-namesake=b_c"])
 
 
+@pytest.mark.parametrize(
+    ("unknown", "suggested"),
+    [
+        (["--sever-name", "a"], "--server_name"),
+        (["--max_batch_sise=3"], "--max-batch-size"),
+        (["--sever_name", "a", "--max-batch-siez", "3"], "--server_name and --max-batch-size"),
+        (["--unlike"], None),
+        (["-x"], None),
+    ],
+)
+def test_an_unknown_option_is_named_with_the_one_that_is_spelled_like_it(
+    parser: ArgumentParser, unknown: list[str], suggested: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser.parse_args(["word", *unknown])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert unknown[0] in error
+    assert error.endswith(f"Did you mean {suggested}?") if suggested else "?" not in error
+
+
 def test_an_abbreviation_of_two_names_of_one_option_is_accepted() -> None:
     parser = ArgumentParser()
     parser.add_argument("--cache-images", "--cache-pictures", type=int)
