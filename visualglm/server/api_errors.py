@@ -113,8 +113,16 @@ def error_response(error: ApiError, path: str, request_id: str) -> JSONResponse:
     return JSONResponse(error_body(error, path, request_id), error.status_code, error.headers)
 
 
+# Instead of pydantic's words for these types of errors, which name classes of Python.
+VALIDATION_TEXTS = {"missing": "is required, but missing"} | dict.fromkeys(
+    ("model_type", "model_attributes_type", "dict_type"), "should be a JSON object"
+)
+
+
 def validation_error(errors: Sequence[Any]) -> ApiError:
     """Return the error of a body that violates its schema, from the first of pydantic's errors."""
     first = errors[0]
-    path = ".".join(str(part)[:100] for part in first["loc"]) or "the body"
-    return ApiError(400, f"{path}: {first['msg']}.", code=first["type"], param=path)
+    path = ".".join(str(part)[:100] for part in first["loc"])
+    text = VALIDATION_TEXTS.get(first["type"])
+    reason = f"{path}: {first['msg']}" if text is None else f"{path or 'The body'} {text}"
+    return ApiError(400, f"{reason}.", code=first["type"], param=path or None)

@@ -102,3 +102,16 @@ def test_fields_that_other_servers_add_to_an_answer_are_accepted(answer):
 def test_only_an_answer_may_be_null(tiny_server, role):
     response = post_messages(tiny_server, {"role": role, "content": None}, {"role": "user", "content": "a"})
     assert response.status_code == 400 and response.json()["error"]["param"] == WHERE
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ([1], None, "The body should be a JSON object"),
+        ({"messages": []}, "model", "model is required"),
+        ({"model": "visualglm-tiny", "messages": ["hi"]}, "messages.0", "messages.0 should be a JSON object"),
+    ],
+)
+def test_a_body_of_another_shape_is_explained_without_names_of_classes(tiny_server, body, param, words):
+    error = tiny_server.post("/v1/chat/completions", json=body).json()["error"]
+    assert error["param"] == param and error["message"].startswith(words)
