@@ -145,7 +145,7 @@ def test_the_mistake_that_is_quoted_is_made(name: str, model: SatChatModel) -> N
 def flags_of(program: str) -> set[str]:
     """Return the flags in a program's help."""
     text = run_here([program, "--help"]).stdout
-    lines = re.findall(r"^ +(?:-h, )?(--[\w-]+)(?:, (--[\w-]+))?", text, re.MULTILINE)
+    lines = re.findall(r"^ +(?:-h, )?(--[\w-]+)(?:(?: [A-Z]+)?, (--[\w-]+))?", text, re.MULTILINE)
     return {flag for line in lines for flag in line} - {"", "--help"}
 
 
