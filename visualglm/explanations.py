@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from model import ChatModel, Conversation, Explanation
 from model.chat_model import NetworkChatModel
@@ -15,13 +15,27 @@ POLL_S = 0.1  # between two looks whether a waiting explanation is cancelled
 DIGITS = 3  # of the numbers of a map, and of a reliance in nats
 
 
+@runtime_checkable
+class RemoteExplainer(Protocol):
+    """A chat model whose network runs in other processes, which explain its answers."""
+
+    def explain_answer(
+        self, conversation: Conversation, question: str, answer: str, is_cancelled: Callable[[], bool]
+    ) -> Explanation | None:
+        """Explain an answer; see `Explainer.explain`."""
+        ...
+
+
 def can_explain(model: ChatModel | None) -> bool:
-    """Return whether the answers of a model can be explained: its network runs in this process."""
-    return isinstance(model, NetworkChatModel)
+    """Return whether the answers of a model can be explained: by its network here, or by itself."""
+    return isinstance(model, NetworkChatModel | RemoteExplainer)
 
 
 class Explainer:
-    """Explains answers, one at a time, to limit the memory and the computing time of explanations. Thread-safe."""
+    """Explains answers, one at a time, to limit the memory and the computing time of explanations. Thread-safe.
+
+    The limit is that of one process: a `RemoteExplainer` is called at once.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,6 +58,8 @@ class Explainer:
         Raises:
             VisualGLMError: the answer cannot be explained.
         """
+        if isinstance(model, RemoteExplainer):
+            return model.explain_answer(conversation, question, answer, is_cancelled)
         assert isinstance(model, NetworkChatModel)
         if not 0 < len(model.tokenizer.encode_text(answer)) <= MAX_TOKENS:
             return None

@@ -12,6 +12,7 @@ import queue
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from .wire import unpack_bundle, unpack_carrier
@@ -40,6 +41,10 @@ class Replicas(Protocol):
 
     async def stop(self, client: str, number: int) -> None:
         """Stop the answer at the replica that generates it."""
+        ...
+
+    async def explain(self, answer: bytes) -> bytes:
+        """Let one of the replicas explain a packed answer; return the packed explanation."""
         ...
 
 
@@ -102,6 +107,10 @@ class Channel:
         self.answers[answer.number] = answer
         self._start(self._receive(answer, question))
         return answer
+
+    def explain(self, answer: bytes) -> Future[bytes]:
+        """Let a replica explain a packed answer; return the packed explanation, which can be cancelled."""
+        return asyncio.run_coroutine_threadsafe(self.replicas.explain(answer), self.loop)
 
     def stop(self, answer: ChannelAnswer) -> None:
         """Stop an answer unless it has ended."""

@@ -102,12 +102,14 @@ class ServedReplicas:
     def __init__(self) -> None:
         self.handle: DeploymentHandle[Any] = DeploymentHandle(MODEL_DEPLOYMENT, APPLICATION)
         self.stream: Callable[[str, int, bytes], Any]
+        self.request: Callable[[bytes], Any]
 
     async def open(self) -> dict[str, Any]:
         """Let Ray Serve route calls in this event loop; return the attributes that a `RemoteChatModel` shows."""
         self.handle._init(_run_router_in_separate_loop=False)  # by default, each message passes through another thread
         # Small values are faster through gRPC than as objects of Ray.
         self.stream = self.handle.options(stream=True, _by_reference=False).answer.remote
+        self.request = self.handle.options(_by_reference=False).explain.remote
         facts: dict[str, Any] = await self.handle.describe.remote()
         return facts
 
@@ -118,6 +120,16 @@ class ServedReplicas:
     async def stop(self, client: str, number: int) -> None:
         """Stop an answer at all replicas: which of them generates it is not known here."""
         await self.handle.broadcast("stop", client, number).results_async()
+
+    async def explain(self, answer: bytes) -> bytes:
+        """Let one of the replicas explain an answer; see `ModelReplica.explain`."""
+        response = self.request(answer)
+        try:
+            explanation: bytes = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        return explanation
 
 
 async def connect() -> RemoteChatModel:
@@ -132,4 +144,4 @@ async def connect() -> RemoteChatModel:
     except BaseException:
         channel.close()
         raise
-    return RemoteChatModel(channel.send, facts, RAY_ERRORS)
+    return RemoteChatModel(channel.send, channel.explain, facts, RAY_ERRORS)

@@ -1,17 +1,19 @@
-"""A replica: one loaded model in a process of its own, which streams its answers to the HTTP application."""
+"""A replica: a loaded model in a process of its own, which answers, and explains answers, for the HTTP application."""
 
 import argparse
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from model import ChatModel
+from model import ChatModel, VisualGLMError
+from visualglm.explanations import Explainer
 
 from .outbox import BUNDLE_INTERVAL_S, Outbox
 from .remote_model import describe_model
-from .wire import LANGUAGES, pack_carrier, unpack_question
+from .wire import LANGUAGES, pack_carrier, pack_error, pack_explanation, unpack_answer, unpack_question
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ModelSettings:
 
 
 class ModelReplica:
-    """A loaded model that answers packed questions.
+    """A loaded model that answers packed questions, and explains packed answers, one at a time.
 
     Args:
         settings: the model.
@@ -59,6 +61,8 @@ class ModelReplica:
         self.model.warm_up()
         self.pool = ThreadPoolExecutor(settings.max_batch_size + settings.max_queue_size, "answer")
         self.outboxes: dict[str, Outbox] = {}
+        self.explainer = Explainer()
+        self.explaining = ThreadPoolExecutor(1, "explanation")
 
     async def describe(self) -> dict[str, Any]:
         """Return the attributes that a `RemoteChatModel` shows."""
@@ -105,3 +109,14 @@ class ModelReplica:
         outbox = self.outboxes.get(client)
         if outbox is not None and number in outbox.answers:
             outbox.answers[number].close()
+
+    async def explain(self, answer: bytes) -> bytes:
+        """Explain a packed answer; see `wire`. A call that is cancelled while it waits for others is dropped."""
+        return await asyncio.get_running_loop().run_in_executor(self.explaining, self.compute_explanation, answer)
+
+    def compute_explanation(self, answer: bytes) -> bytes:
+        """Return the packed explanation of a packed answer, or the packed error."""
+        try:
+            return pack_explanation(self.explainer.explain(self.model, *unpack_answer(answer)))
+        except VisualGLMError as error:
+            return pack_error(error)

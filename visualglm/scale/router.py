@@ -18,7 +18,8 @@ class ImageRouter(RequestRouter):
     """Sends questions about an image to one replica, unless that one is busier than others.
 
     An image belongs to the replica with the highest hash of both: a replica that comes or goes changes the replica of
-    its own images alone. Other calls, and questions without an image, go to the less busy one of two random replicas.
+    its own images alone. Other calls, and questions without an image, go to the less busy one of two random replicas;
+    so do explanations, which encode their image anew: no replica has an advantage.
     """
 
     async def choose_replicas(

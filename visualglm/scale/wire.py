@@ -1,4 +1,4 @@
-"""The bytes between the HTTP application and the replicas: questions, lists of chunks, and errors as values.
+"""The bytes between the HTTP application and the replicas: questions, chunks, explanations, and errors as values.
 
 Both ends run the same version of this project, in processes of one cluster, so the bytes are pickles of plain values.
 """
@@ -11,7 +11,18 @@ from typing import Any
 
 from PIL import Image
 
-from model import CHINESE, ENGLISH, Conversation, GenerationConfig, StreamChunk, Turn, Usage, VisualGLMError, errors
+from model import (
+    CHINESE,
+    ENGLISH,
+    Conversation,
+    Explanation,
+    GenerationConfig,
+    StreamChunk,
+    Turn,
+    Usage,
+    VisualGLMError,
+    errors,
+)
 
 ERROR_CLASSES: dict[str, type[VisualGLMError]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VisualGLMError)
@@ -21,10 +32,17 @@ LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
 
 
 def pack_question(conversation: Conversation, question: str, config: GenerationConfig, min_interval_s: float) -> bytes:
-    """Encode a question with its settings, after the key of its image; see `image_key`.
+    """Encode a question with its settings, after the key of its image; see `image_key`."""
+    return _pack(conversation, question, asdict(config), min_interval_s)
 
-    An RGB image becomes its pixels, one byte per channel.
-    """
+
+def pack_answer(conversation: Conversation, question: str, answer: str) -> bytes:
+    """Encode a question with an answer to explain."""
+    return _pack(conversation, question, answer)
+
+
+def _pack(conversation: Conversation, *more: Any) -> bytes:
+    """Encode a conversation and plain values, after the key of the image, which becomes RGB, one byte per channel."""
     image: Any = conversation.image
     if isinstance(image, Image.Image):
         rgb = image.convert("RGB")
@@ -32,7 +50,7 @@ def pack_question(conversation: Conversation, question: str, config: GenerationC
     packed_image = pickle.dumps(image)
     key = 0 if image is None else zlib.crc32(packed_image) or 1
     turns = [(turn.question, turn.answer) for turn in conversation.turns]
-    rest = pickle.dumps((packed_image, turns, conversation.language.code, question, asdict(config), min_interval_s))
+    rest = pickle.dumps((packed_image, turns, conversation.language.code, *more))
     return key.to_bytes(KEY_BYTES) + rest
 
 
@@ -43,12 +61,23 @@ def image_key(question: bytes) -> int:
 
 def unpack_question(data: bytes) -> tuple[Conversation, str, GenerationConfig, float]:
     """Decode a question of `pack_question`."""
-    packed_image, turns, language, question, settings, min_interval_s = pickle.loads(memoryview(data)[KEY_BYTES:])
+    conversation, question, settings, min_interval_s = _unpack(data)
+    return conversation, question, GenerationConfig(**settings), min_interval_s
+
+
+def unpack_answer(data: bytes) -> tuple[Conversation, str, str]:
+    """Decode a question with its answer of `pack_answer`."""
+    conversation, question, answer = _unpack(data)
+    return conversation, question, answer
+
+
+def _unpack(data: bytes) -> tuple[Any, ...]:
+    """Decode the conversation and the plain values of `_pack`."""
+    packed_image, turns, language, *more = pickle.loads(memoryview(data)[KEY_BYTES:])
     image = pickle.loads(packed_image)
     if isinstance(image, tuple):
         image = Image.frombytes("RGB", *image)
-    conversation = Conversation(image, [Turn(*turn) for turn in turns], LANGUAGES[language])
-    return conversation, question, GenerationConfig(**settings), min_interval_s
+    return Conversation(image, [Turn(*turn) for turn in turns], LANGUAGES[language]), *more
 
 
 def pack_chunks(chunks: Sequence[StreamChunk]) -> bytes:
@@ -101,6 +130,29 @@ def unpack_chunks(data: bytes) -> list[StreamChunk]:
         StreamChunk(text, reason, None if usage is None else Usage(*usage), logprobs=logprobs)
         for text, reason, usage, logprobs in items
     ]
+
+
+def pack_explanation(explanation: Explanation | None) -> bytes:
+    """Encode an explanation without its answer and its image, which the receiver has."""
+    parts = None
+    if explanation is not None:
+        parts = explanation.tokens, explanation.map, explanation.token_maps, explanation.token_reliance
+    return pickle.dumps(parts)
+
+
+def unpack_explanation(data: bytes, answer: str, image: Image.Image) -> Explanation | None:
+    """Decode an explanation of `pack_explanation`.
+
+    Raises:
+        VisualGLMError: the bytes are an error of `pack_error`.
+    """
+    parts = pickle.loads(data)
+    if isinstance(parts, dict):
+        raise _make_error(parts)
+    if parts is None:
+        return None
+    tokens, grid, token_maps, token_reliance = parts
+    return Explanation(answer, tokens, grid, token_maps, token_reliance, image)
 
 
 def _make_error(parts: dict[str, Any]) -> VisualGLMError:

@@ -47,8 +47,6 @@ def run(load: Callable[..., ChatModel] | None, hf: bool, description: str | None
     for note in options.notes:
         log("ignored variable", logging.WARNING, advice=note)
     if runs_on_ray(options):
-        if settings.allow_explain:
-            raise SettingError("--allow-explain: replicas cannot explain answers. Leave it out, or serve one model.")
         from visualglm.scale.program import serve_on_ray  # imports Ray, which the single-process server does not need
 
         serve_on_ray(options, settings, options.hf or hf)

@@ -174,7 +174,7 @@ class Service:
             sources,
             permits,
             question.stop_strings,
-            explain=partial(self._explain, question, conversation) if question.explain else None,
+            explain=partial(self._explain, self.model, question, conversation) if question.explain else None,
             streamed=question.streamed,
             deadline=deadline,
         )
@@ -183,6 +183,7 @@ class Service:
 
     def _explain(
         self,
+        model: ChatModel,
         question: Question,
         conversation: Conversation,
         answer: str,
@@ -190,10 +191,9 @@ class Service:
         is_cancelled: Callable[[], bool],
     ) -> dict[str, Any] | None:
         """Explain an answer, in its thread, after the same turns as it was generated; return JSON values."""
-        assert self.model is not None
         turns = conversation.turns[usage.dropped_turns if usage else 0 :]
         kept = Conversation(conversation.image, turns, conversation.language)
-        explanation = self.explainer.explain(self.model, kept, question.text, answer, is_cancelled)
+        explanation = self.explainer.explain(model, kept, question.text, answer, is_cancelled)
         if explanation is None:
             return None
         return describe_explanation(explanation, with_token_maps=question.explain == "tokens")

@@ -6,16 +6,21 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from tests.helpers.api_server import DESCRIBE, SCENE_BASE64, SCENE_URL, completion, events, wait_until
+from model import SatChatModel
+from tests.helpers.api_server import DESCRIBE, SCENE_BASE64, SCENE_URL, completion, events, serving, wait_until
 from tests.helpers.ray_server import MODEL_PROCESS, START_S, RayServer, Stream, cpu_ticks, deployed_server, ray_server
 
 pytest.importorskip("ray")
+PATH = "/v1/chat/completions"
+EXPLAINED: dict[str, Any] = {"text": "What colour is the star?", "image": SCENE_BASE64, "temperature": 0}
 CLUSTER = """
 model: {from_pretrained: visualglm-tiny, device: cpu}
-server: {port: PORT, api-key: KEY, max-batch: 4}
+server: {port: PORT, api-key: KEY, max-batch: 4, allow-explain: true}
 replicas: 2
 http-replicas: 2
 cpus: 0.5
@@ -23,25 +28,30 @@ cpus: 0.5
 
 
 @pytest.mark.slow
-def test_a_server_on_ray_serves_survives_and_stops(tmp_path: Path) -> None:
-    with ray_server(tmp_path, "--from_pretrained", "visualglm-tiny", "--replicas", "2") as server:
+def test_a_server_on_ray_serves_survives_and_stops(tmp_path: Path, tiny_model: SatChatModel) -> None:
+    flags = ("--from_pretrained", "visualglm-tiny", "--replicas", "2", "--allow-explain")
+    with ray_server(tmp_path, *flags) as server:
         both_protocols_answer_about_an_image(server)
         answers_are_streamed(server)
         requests_without_a_key_are_rejected(server)
         errors_have_the_form_of_their_protocol(server)
+        explanations_equal_those_of_one_process(server, tiny_model)
+        what_cannot_be_explained_is_rejected(server)
         a_disconnected_client_stops_its_answer(server)
         a_lost_replica_costs_its_running_answers_alone(server)
         a_question_that_waits_in_a_lost_replica_is_answered_by_another(server)
+        an_explanation_of_a_lost_replica_is_computed_by_another(server)
         a_stopped_server_finishes_its_answers(server)
 
 
 @pytest.mark.slow
-def test_a_server_on_a_cluster_serves_and_is_updated(tmp_path: Path) -> None:
+def test_a_server_on_a_cluster_serves_and_is_updated(tmp_path: Path, tiny_model: SatChatModel) -> None:
     with deployed_server(tmp_path, CLUSTER) as (server, deploy):
         both_protocols_answer_about_an_image(server)
         answers_are_streamed(server)
         requests_without_a_key_are_rejected(server)
         errors_have_the_form_of_their_protocol(server)
+        explanations_equal_those_of_one_process(server, tiny_model)
         a_disconnected_client_stops_its_answer(server)
         an_update_loses_no_answer_and_no_count(server, lambda: deploy(CLUSTER.replace("max-batch: 4", "max-batch: 8")))
 
@@ -76,6 +86,34 @@ def errors_have_the_form_of_their_protocol(server: RayServer) -> None:
     too_long = server.client.post("/v1/chat/completions", json=completion("你" * 3000))
     assert too_long.json()["error"]["code"] == "context_length_exceeded"
     assert server.client.get("/nothing").json()["error"]["code"] == "unknown_route"
+
+
+def explanations_equal_those_of_one_process(server: RayServer, tiny_model: SatChatModel) -> None:
+    before = server.metric("visualglm_explanation_seconds_count")
+    with serving(tiny_model, allow_explain=True) as single:
+        expected = [ask_for_explanation(single, explain) for explain in (True, "tokens")]
+    for explain, wanted in zip((True, "tokens"), expected, strict=True):
+        assert "map" in wanted
+        assert ask_for_explanation(server.client, explain) == wanted
+        native = server.client.post("/", json={**EXPLAINED, "explain": explain, "stream": True})
+        assert events(native)[-1]["explanation"] == wanted
+        body = completion(EXPLAINED["text"], image=SCENE_URL, temperature=0, explain=explain)
+        (choice,) = server.client.post(PATH, json=body).json()["choices"]
+        assert choice["explanation"] == wanted
+        streamed = events(server.client.post(PATH, json={**body, "stream": True}))
+        assert streamed[-1]["choices"][0]["explanation"] == wanted
+    wait_until(lambda: server.metric("visualglm_explanation_seconds_count") == before + 8, 60)
+
+
+def ask_for_explanation(client: httpx.Client, explain: bool | str) -> Any:
+    return client.post("/", json={**EXPLAINED, "explain": explain}).json()["explanation"]
+
+
+def what_cannot_be_explained_is_rejected(server: RayServer) -> None:
+    native = server.ask(explain=True)
+    openai = server.client.post(PATH, json=completion(DESCRIBE, explain=True))
+    assert (native.status_code, openai.status_code) == (400, 400)
+    assert openai.json()["error"]["param"] == "explain"
 
 
 def a_disconnected_client_stops_its_answer(server: RayServer) -> None:
@@ -153,6 +191,20 @@ def an_update_loses_no_answer_and_no_count(server: RayServer, update: Callable[[
     assert {*statuses} == {200}
     count = before + len(statuses)
     wait_until(lambda: server.metric("visualglm_requests_total", '{path="/",status="200"}') == count, 60)
+
+
+def an_explanation_of_a_lost_replica_is_computed_by_another(server: RayServer) -> None:
+    expected = ask_for_explanation(server.client, True)
+    stopped = server.processes(MODEL_PROCESS)[0]
+    streams = [Stream(server, **EXPLAINED, explain=True, max_new_tokens=8, min_length=0) for _ in range(8)]
+    wait_until(lambda: all("star" in "".join(map(str, stream.events)) for stream in streams), 60)
+    os.kill(stopped, signal.SIGSTOP)  # explanations wait in it
+    wait_until(lambda: any(stream.is_complete for stream in streams), 60)
+    os.kill(stopped, signal.SIGKILL)
+    for stream in streams:
+        stream.join()
+    assert [stream.events[-1].get("explanation") for stream in streams] == [expected] * len(streams)
+    wait_for_another(server, stopped)
 
 
 def a_stopped_server_finishes_its_answers(server: RayServer) -> None:
