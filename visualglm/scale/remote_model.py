@@ -155,7 +155,7 @@ class RemoteChatModel:
         return None if packed is None else unpack_explanation(packed, answer, conversation.image.convert("RGB"))
 
     def _request_explanation(self, answer: bytes, is_cancelled: Callable[[], bool]) -> bytes | None:
-        with suppress(*self.lost):
+        with suppress(*self.lost):  # an explanation can be repeated
             return wait_for(self.explain(answer), is_cancelled)
         try:
             return wait_for(self.explain(answer), is_cancelled)

@@ -1,21 +1,26 @@
 """The channel between clients and replicas: complete answers, cancellation, lost replicas. It needs no Ray."""
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from model import Conversation, GenerationConfig, StreamChunk
+from model import BusyError, Conversation, Explanation, GenerationConfig, StreamChunk
+from tests.helpers.api_server import wait_until
 from visualglm.scale.channel import Channel, ChannelAnswer
 from visualglm.scale.outbox import BUNDLE_INTERVAL_S
 from visualglm.scale.replica import ModelReplica, ModelSettings
-from visualglm.scale.wire import pack_question, unpack_chunks
+from visualglm.scale.wire import pack_answer, pack_question, unpack_chunks, unpack_explanation
 
 PATIENCE_S = 30
+IMAGE = Image.new("RGB", (4, 4))
 
 
 class EchoAnswer(Iterator[StreamChunk]):
@@ -41,11 +46,12 @@ class EchoAnswer(Iterator[StreamChunk]):
 
 @dataclass
 class EchoModel:
-    """A ChatModel whose answers are their questions; also the settings of its replica.
+    """A ChatModel whose answers are their questions, and whose explanations wait; also the settings of its replica.
 
     Attributes:
         answers: the answers by their questions.
         intervals: minimum intervals between the chunks of the answers.
+        explained: the answers whose explanations have begun.
         released: ends the waiting of all answers.
     """
 
@@ -53,6 +59,7 @@ class EchoModel:
     max_queue_size: int = 8
     answers: dict[str, EchoAnswer] = field(default_factory=dict)
     intervals: list[float] = field(default_factory=list)
+    explained: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
     def load(self) -> "EchoModel":
@@ -67,6 +74,16 @@ class EchoModel:
         self.intervals.append(min_interval_s)
         self.answers[question] = EchoAnswer(question, self.released)
         return self.answers[question]
+
+    def explain_answer(
+        self, conversation: Conversation, question: str, answer: str, is_cancelled: object
+    ) -> Explanation | None:
+        self.explained.append(answer)
+        self.released.wait(PATIENCE_S)
+        if answer == "full":
+            raise BusyError(question)
+        grid = np.ones((2, 2), np.float32)
+        return Explanation(answer, (), grid, grid[None], grid[0, :1], conversation.image) if answer else None
 
 
 class LocalCall:
@@ -116,6 +133,9 @@ class LocalReplicas:
 
     async def stop(self, client: str, number: int) -> None:
         await self.replica.stop(client, number)
+
+    async def explain(self, answer: bytes) -> bytes:
+        return await self.replica.explain(answer)
 
 
 @pytest.fixture
@@ -219,3 +239,28 @@ def test_chunks_come_at_most_as_often_as_bundles_unless_each_token_is_wanted(
 ) -> None:
     rest_of(channel.send(pack_question(Conversation(), "hello", GenerationConfig(), wanted)))
     assert model.intervals == [used]
+
+
+def explain(channel: Channel, answer: str) -> concurrent.futures.Future[bytes]:
+    return channel.explain(pack_answer(Conversation(IMAGE), "why?", answer))
+
+
+def test_a_replica_explains_answers_or_reports_why_not(channel: Channel, model: EchoModel) -> None:
+    model.released.set()
+    explanation = unpack_explanation(explain(channel, "red").result(PATIENCE_S), "red", IMAGE)
+    assert explanation is not None
+    assert (explanation.answer, explanation.map.tolist()) == ("red", [[1, 1], [1, 1]])
+    assert unpack_explanation(explain(channel, "").result(PATIENCE_S), "", IMAGE) is None
+    with pytest.raises(BusyError, match="why"):
+        unpack_explanation(explain(channel, "full").result(PATIENCE_S), "full", IMAGE)
+
+
+def test_explanations_wait_for_each_other_and_not_for_answers(channel: Channel, model: EchoModel) -> None:
+    first, dropped, last = (explain(channel, answer) for answer in ("a", "b", "c"))
+    wait_until(lambda: model.explained == ["a"])
+    assert rest_of(ask(channel, "an answer meanwhile")) == "an answer meanwhile"
+    assert dropped.cancel()
+    assert rest_of(ask(channel, "one that ends after the cancellation")) == "one that ends after the cancellation"
+    model.released.set()
+    concurrent.futures.wait([first, last], PATIENCE_S)
+    assert model.explained == ["a", "c"]

@@ -1,13 +1,17 @@
-"""Answers of replicas: chunks, cancellation, and one retry before the first chunk."""
+"""Answers of replicas and their explanations: chunks, cancellation, and one retry before the first result."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from model import DEMO, BusyError, Conversation, GenerationError, StreamChunk
+from model import DEMO, BusyError, ChatModel, Conversation, Explanation, GenerationError, StreamChunk
 from model.description import Description
+from visualglm.explanations import Explainer, can_explain
 from visualglm.scale.remote_model import RemoteAnswer, RemoteChatModel
-from visualglm.scale.wire import pack_chunks, pack_error, unpack_question
+from visualglm.scale.wire import pack_chunks, pack_error, pack_explanation, unpack_answer, unpack_question
 
 
 class LostError(Exception):
@@ -48,6 +52,9 @@ class FakeReplicas:
 
 FIRST = pack_chunks([StreamChunk("a"), StreamChunk("b")])
 LAST = pack_chunks([StreamChunk("c", "stop")])
+IMAGE = Image.new("RGB", (4, 4))
+GRID = np.ones((2, 2), np.float32)
+EXPLANATION = pack_explanation(Explanation("red", (), GRID, GRID[None], GRID[0, :1], IMAGE))
 
 
 def test_lists_of_chunks_come_out_one_by_one() -> None:
@@ -115,10 +122,76 @@ def test_an_answer_closed_while_it_is_sent_is_cancelled() -> None:
     assert replicas.responses[0].cancelled
 
 
+class FakeExplanations:
+    """Explains each answer with the next response; a call without one does not end.
+
+    Attributes:
+        answers: the packed answers.
+        calls: what the callers wait for.
+    """
+
+    def __init__(self, *responses: bytes | Exception) -> None:
+        self.responses = iter(responses)
+        self.answers: list[bytes] = []
+        self.calls: list[Future[bytes]] = []
+
+    def __call__(self, answer: bytes) -> Future[bytes]:
+        self.answers.append(answer)
+        self.calls.append(Future())
+        response = next(self.responses, None)
+        if isinstance(response, Exception):
+            self.calls[-1].set_exception(response)
+        elif response is not None:
+            self.calls[-1].set_result(response)
+        return self.calls[-1]
+
+
+def make_model(replicas: FakeReplicas, explain: FakeExplanations) -> RemoteChatModel:
+    facts = {"image_size": 64, "description": Description("name"), "facts": None, "sampling": {"top_k": 3}}
+    return RemoteChatModel(replicas.send, explain, facts, (LostError,))
+
+
+def explained(explain: FakeExplanations, is_cancelled: Callable[[], bool] = lambda: False) -> Explanation | None:
+    """Return the explanation of an answer, as a server gets it."""
+    model: ChatModel = make_model(FakeReplicas(), explain)
+    assert can_explain(model)
+    return Explainer().explain(model, Conversation(IMAGE), "why?", "red", is_cancelled)
+
+
+def test_an_explanation_is_that_of_a_replica() -> None:
+    explain = FakeExplanations(EXPLANATION)
+    found = explained(explain)
+    assert found is not None
+    assert (found.answer, found.map.tolist(), found.image.size) == ("red", [[1, 1], [1, 1]], IMAGE.size)
+    [sent] = explain.answers
+    assert unpack_answer(sent)[1:] == ("why?", "red")
+    assert explained(FakeExplanations(pack_explanation(None))) is None
+
+
+def test_a_replica_lost_during_an_explanation_is_replaced_once() -> None:
+    explain = FakeExplanations(LostError(), EXPLANATION)
+    assert explained(explain) is not None
+    assert explain.answers[0] == explain.answers[1]
+    with pytest.raises(GenerationError, match="Ask again"):
+        explained(FakeExplanations(LostError(), LostError(), EXPLANATION))
+
+
+def test_errors_of_an_explanation_are_not_retried() -> None:
+    explain = FakeExplanations(pack_error(BusyError("full")), EXPLANATION)
+    with pytest.raises(BusyError, match="full"):
+        explained(explain)
+    assert len(explain.answers) == 1
+
+
+def test_a_cancelled_explanation_is_cancelled_at_the_replica() -> None:
+    explain = FakeExplanations()
+    assert explained(explain, is_cancelled=lambda: True) is None
+    assert explain.calls[0].cancelled()
+
+
 def test_the_model_sends_what_it_was_asked() -> None:
     replicas = FakeReplicas([LAST])
-    facts = {"image_size": 64, "description": Description("name"), "facts": None, "sampling": {"top_k": 3}}
-    model = RemoteChatModel(replicas.send, facts, (LostError,))
+    model = make_model(replicas, FakeExplanations())
     list(model.stream_answer(Conversation(), "why?", DEMO, min_interval_s=0.5))
     assert unpack_question(replicas.questions[0])[1:] == ("why?", DEMO, 0.5)
     assert (model.image_size, model.description.name, model.sampling) == (64, "name", {"top_k": 3})

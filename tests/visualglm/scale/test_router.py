@@ -68,7 +68,8 @@ def test_a_much_busier_replica_gets_no_more(length: int, is_preferred: bool) -> 
 
 
 def test_other_calls_go_to_one_of_two_replicas() -> None:
-    for groups in (choose(question(None), dict.fromkeys(NAMES, 0)), choose(b"", dict.fromkeys(NAMES, 0), "describe")):
+    idle = dict.fromkeys(NAMES, 0)
+    for groups in (choose(question(None), idle), choose(b"", idle, "describe"), choose(question(5), idle, "explain")):
         [pair] = groups
         assert len(set(pair)) == 2
     assert choose(question(None), {NAMES[0]: 0}) == [[NAMES[0]]]

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,14 +13,26 @@ from model import (
     ENGLISH,
     BusyError,
     Conversation,
+    Explanation,
     ImageError,
     PromptTooLongError,
     ScoredToken,
     StreamChunk,
+    Turn,
     Usage,
 )
 from model.errors import GenerationError, VisualGLMError
-from visualglm.scale.wire import pack_chunks, pack_error, pack_question, unpack_chunks, unpack_question
+from visualglm.scale.wire import (
+    pack_answer,
+    pack_chunks,
+    pack_error,
+    pack_explanation,
+    pack_question,
+    unpack_answer,
+    unpack_chunks,
+    unpack_explanation,
+    unpack_question,
+)
 
 
 @pytest.mark.parametrize("language", [CHINESE, ENGLISH])
@@ -31,6 +44,30 @@ def test_a_question_arrives_as_it_was_sent(language: object) -> None:
     assert (question, received, interval) == ("什么？", config, 0.02)
     assert conversation.language is language
     assert conversation.image.tobytes() == image.tobytes()
+
+
+def test_an_answer_to_explain_arrives_as_it_was_sent() -> None:
+    image = Image.effect_noise((8, 8), 60).convert("RGB")
+    sent = Conversation(image, [Turn("什么？", "A star.")], CHINESE)
+    conversation, *texts = unpack_answer(pack_answer(sent, "why?", "The star is red."))
+    assert texts == ["why?", "The star is red."]
+    assert (conversation.turns, conversation.language) == (sent.turns, CHINESE)
+    assert conversation.image.tobytes() == image.tobytes()
+
+
+def test_an_explanation_arrives_as_it_was_sent() -> None:
+    image = Image.new("RGB", (4, 4))
+    maps = np.random.default_rng(0).random((2, 3, 3), np.float32)
+    tokens = (ScoredToken(7, b"a", -0.5), ScoredToken(9, b"\xe5", -1.5))
+    sent = Explanation("a?", tokens, maps[0], maps, maps[:, 0, 0], image)
+    received = unpack_explanation(pack_explanation(sent), "a?", image)
+    assert received is not None
+    assert (received.answer, received.tokens, received.image) == ("a?", tokens, image)
+    for name in ("map", "token_maps", "token_reliance"):
+        np.testing.assert_array_equal(getattr(received, name), getattr(sent, name))
+    assert unpack_explanation(pack_explanation(None), "", image) is None
+    with pytest.raises(BusyError, match="full"):
+        unpack_explanation(pack_error(BusyError("full")), "", image)
 
 
 def test_pixels_arrive_unchanged() -> None:

@@ -213,6 +213,17 @@ def test_an_explanation_that_still_waits_is_cancelled_with_its_client(slow: Slow
         assert slow.started == 1
 
 
+def test_an_explanation_asks_the_model_of_its_answer(slow: SlowExplanations) -> None:
+    model = SteppedModel(length=1)
+    with serving(model, allow_explain=True) as client, ThreadPoolExecutor(1) as pool:
+        response = pool.submit(client.post, "/", json=NATIVE)
+        wait_until(lambda: model.open == 1)
+        client.service.model = None  # as with replicas, when none of them is running
+        model.step()
+        slow.may_end.release()
+        assert response.result().status_code == 200
+
+
 def test_an_error_of_the_explanation_is_the_response(slow: SlowExplanations, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Explanation:
         raise MemoryError
