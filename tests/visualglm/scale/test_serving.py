@@ -94,19 +94,28 @@ def explanations_equal_those_of_one_process(server: RayServer, tiny_model: SatCh
         expected = [ask_for_explanation(single, explain) for explain in (True, "tokens")]
     for explain, wanted in zip((True, "tokens"), expected, strict=True):
         assert "map" in wanted
-        assert ask_for_explanation(server.client, explain) == wanted
+        assert is_alike(ask_for_explanation(server.client, explain), wanted)
         native = server.client.post("/", json={**EXPLAINED, "explain": explain, "stream": True})
-        assert events(native)[-1]["explanation"] == wanted
+        assert is_alike(events(native)[-1]["explanation"], wanted)
         body = completion(EXPLAINED["text"], image=SCENE_URL, temperature=0, explain=explain)
         (choice,) = server.client.post(PATH, json=body).json()["choices"]
-        assert choice["explanation"] == wanted
+        assert is_alike(choice["explanation"], wanted)
         streamed = events(server.client.post(PATH, json={**body, "stream": True}))
-        assert streamed[-1]["choices"][0]["explanation"] == wanted
+        assert is_alike(streamed[-1]["choices"][0]["explanation"], wanted)
     wait_until(lambda: server.metric("visualglm_explanation_seconds_count") == before + 8, 60)
 
 
 def ask_for_explanation(client: httpx.Client, explain: bool | str) -> Any:
     return client.post("/", json={**EXPLAINED, "explain": explain}).json()["explanation"]
+
+
+def is_alike(found: Any, expected: Any) -> bool:
+    """Return whether JSON values are equal, apart from the last digit of numbers: threads add up in another order."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(is_alike(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(is_alike, found, expected))
+    return found == pytest.approx(expected, abs=2e-3) if isinstance(expected, float) else bool(found == expected)
 
 
 def what_cannot_be_explained_is_rejected(server: RayServer) -> None:
@@ -202,7 +211,7 @@ def an_explanation_of_a_lost_replica_is_computed_by_another(server: RayServer) -
     os.kill(busier, signal.SIGKILL)
     for stream in streams:
         stream.join()
-    assert [stream.events[-1].get("explanation") for stream in streams] == [expected] * len(streams)
+    assert all(is_alike(stream.events[-1].get("explanation"), expected) for stream in streams)
     wait_for_another(server, busier)
 
 
