@@ -131,7 +131,7 @@ def test_connections_that_are_closed_halfway_leave_nothing(client, sent):
 
 
 def test_a_silent_connection_is_closed(monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("visualglm.connections.HEADER_TIMEOUT_S", 0.1)
     with serving(SteppedModel(free=True)) as client:
         for sent in (b"", b"POST / HTTP/1.1\r\nHost"):
             with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sock:
