@@ -128,12 +128,12 @@ class ArgumentParser(argparse.ArgumentParser):
         return options
 
     def suggest_options(self, unknown: Sequence[str]) -> str:
-        """Return a question with the known options that are spelled like unknown ones; "" if there are none."""
-        known = [option for option in self._option_string_actions if option.startswith("--")]
+        """Return a question that names the option that each unknown one resembles; "" if there is none."""
+        shown = [option for option, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
+        options = {normalize_option(option): option for option in shown if option.startswith("--")}
         flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
-        spelled = {normalize_option(option): option for option in known}
-        close = [found for flag in flags for found in get_close_matches(normalize_option(flag), spelled, 1)]
-        return f". Did you mean {' and '.join(spelled[name] for name in dict.fromkeys(close))}?" if close else ""
+        close = [found for flag in flags for found in get_close_matches(normalize_option(flag), options, 1)]
+        return f". Did you mean {' and '.join(options[name] for name in dict.fromkeys(close))}?" if close else ""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None

@@ -1,11 +1,17 @@
-"""Classify IP addresses and host names: loopback, this machine, and the network of one client."""
+"""Classify IP addresses, host names and ports: loopback, this machine, and the network of one client."""
 
 import ipaddress
 import socket
 from collections.abc import Collection
 
 LOCALHOST = "localhost"
+MAX_PORT = 65535
 IPV6_PREFIX = 64  # bits; providers assign a network of this size to each IPv6 client
+
+
+def is_port(text: str) -> bool:
+    """Return whether a text is the number of a port, from 1 to MAX_PORT."""
+    return text.isdecimal() and 1 <= int(text[:6]) <= MAX_PORT
 
 
 def parse_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

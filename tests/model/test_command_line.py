@@ -1,5 +1,6 @@
 """Every program accepts options with hyphens and with underscores."""
 
+import argparse
 import ast
 import sys
 from pathlib import Path
@@ -85,6 +86,14 @@ def test_an_unknown_option_is_named_with_the_one_that_is_spelled_like_it(
     error = capsys.readouterr().err.splitlines()[-1]
     assert unknown[0] in error
     assert error.endswith(f"Did you mean {suggested}?") if suggested else "?" not in error
+
+
+def test_a_hidden_option_is_not_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--former-name", help=argparse.SUPPRESS)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--former-nam3", "a"])
+    assert "?" not in capsys.readouterr().err
 
 
 def test_an_abbreviation_of_two_names_of_one_option_is_accepted() -> None:

@@ -30,6 +30,10 @@ ERROR_CODES = {
     QuestionError: "invalid_question",
     SettingError: "invalid_value",
 }
+# In place of pydantic's messages for these types of errors, which name classes of Python.
+VALIDATION_TEXTS = {"missing": "is required, but missing"} | dict.fromkeys(
+    ("model_type", "model_attributes_type", "dict_type"), "should be a JSON object"
+)
 OVERLOADED = "overloaded"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
@@ -111,12 +115,6 @@ def error_body(error: ApiError, path: str, request_id: str) -> dict[str, Any]:
 def error_response(error: ApiError, path: str, request_id: str) -> JSONResponse:
     """Return the response for an error."""
     return JSONResponse(error_body(error, path, request_id), error.status_code, error.headers)
-
-
-# Instead of pydantic's words for these types of errors, which name classes of Python.
-VALIDATION_TEXTS = {"missing": "is required, but missing"} | dict.fromkeys(
-    ("model_type", "model_attributes_type", "dict_type"), "should be a JSON object"
-)
 
 
 def validation_error(errors: Sequence[Any]) -> ApiError:

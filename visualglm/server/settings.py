@@ -13,11 +13,10 @@ from model.environment import is_service_link, read_variable, service_link_note,
 from model.images.decode import SERVED_FORMATS
 from model.images.preprocess import ImageLimits
 
-from ..local_address import listens_on_loopback
+from ..local_address import MAX_PORT, is_port, listens_on_loopback
 
 ENVIRONMENT_PREFIX = "VISUALGLM_"
 MIB = 1024 * 1024
-MAX_PORT = 65535
 
 
 def setting(
@@ -205,12 +204,8 @@ def check_value(item: Any, value: Any, name: str) -> None:
         for address in value:
             _check_network(address, name)
 
-    if item.name == "allowed_image_ports" and not all(map(_is_port, value)):
+    if item.name == "allowed_image_ports" and not all(map(is_port, value)):
         raise SettingError(f"{name} should be numbers from 1 to {MAX_PORT}.")
-
-
-def _is_port(text: str) -> bool:
-    return text.isdecimal() and 1 <= int(text[:6]) <= MAX_PORT
 
 
 def _check_network(address: str, name: str) -> None:

@@ -12,6 +12,7 @@ from model.command_line import ArgumentParser, print_text
 from model.environment import is_service_link, read_variable, service_link_note
 from visualglm.arguments import add_model_arguments
 from visualglm.cli import install_command
+from visualglm.local_address import MAX_PORT, is_port
 
 PORT_VARIABLE = "GRADIO_SERVER_PORT"
 AUTH_VARIABLE = "VISUALGLM_AUTH"
@@ -144,6 +145,6 @@ def read_port(default: int) -> int:
 
 def parse_port(text: str) -> int:
     """Parse a port number."""
-    if not text.isdecimal() or not 0 < int(text) < 2**16:
-        raise argparse.ArgumentTypeError(f"A port is a number from 1 to {2**16 - 1}.")
+    if not is_port(text):
+        raise argparse.ArgumentTypeError(f"A port is a number from 1 to {MAX_PORT}.")
     return int(text)
