@@ -1,10 +1,10 @@
 """Load images from bytes, paths, URLs, data URLs or PIL, and preprocess them to pixels [3, S, S].
 
-Only the preprocessing imports torch and numpy: the child processes that decode images do without them.
+Only the preprocessing and the digest import torch, numpy and blake3: the child processes that decode images do without
+them.
 """
 
 import binascii
-import hashlib
 import os
 import re
 import shlex
@@ -207,11 +207,12 @@ class BlipImageEvalProcessor:  # public name
 
 
 def image_digest(pixels: "torch.Tensor") -> str:
-    """Return a hexadecimal SHA-256 of the shape, dtype and values of a tensor, for use as a cache key."""
+    """Return a hexadecimal BLAKE3 digest of the shape, dtype and values of a tensor, for use as a cache key."""
     import torch
+    from blake3 import blake3
 
     flat = pixels.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = hashlib.sha256(f"{tuple(pixels.shape)} {pixels.dtype}".encode())
+    digest = blake3(f"{tuple(pixels.shape)} {pixels.dtype}".encode())
     digest.update(flat.numpy().data)
     return digest.hexdigest()
 
