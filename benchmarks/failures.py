@@ -2,7 +2,7 @@
 
 python -m benchmarks.failures
 
-Two replicas answer `--count` streams, each at most half of them. One replica is killed when all streams are running.
+Two replicas answer `--count` streams, each at most half of them at once. One replica is killed when all streams run.
     complete     streams that arrive to their end
     gap          longest time between two events of such a stream
     undisturbed  the same while no replica is killed
@@ -135,7 +135,8 @@ def make_benchmark(options: argparse.Namespace, stack: ExitStack) -> FailureBenc
     """Start the server and the client; `stack` stops them."""
     model = stack.enter_context(served_model(options))
     flags = ["--from_pretrained", model, "--device", options.device, "--replicas", str(REPLICAS)]
-    flags += ["--max-batch", str(options.count // REPLICAS), "--max-queue", "0"]
+    # The queue is for a round that starts before the replicas have noticed the end of the last one.
+    flags += ["--max-batch", str(options.count // REPLICAS), "--max-queue", str(options.count)]
     client = stack.enter_context(running_client(flags))
     wait_until(lambda: metric(client.server, "visualglm_replicas") == REPLICAS)
     return FailureBenchmark(client, options.count, options.tokens)
