@@ -223,7 +223,7 @@ class Sampler:
         return self._force(tokens, slots) if plan.any_forced else tokens
 
     def _sample_tokens(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
-        if self.has_kernels and 0 < plan.num_candidates <= CANDIDATE_BUCKETS[-1]:
+        if self.has_kernels and plan.num_candidates <= CANDIDATE_BUCKETS[-1]:
             return self._sample_by_kernels(logits, plan, slots)
         logits = self._process_logits(logits.float().masked_fill(self.banned[slots], NEG_INF), plan, slots)
         if plan.any_greedy or not plan.num_candidates:
@@ -243,15 +243,23 @@ class Sampler:
         return torch.where((index < self.num_forced[slots]) & (tokens != NAN_TOKEN), forced, tokens)
 
     def _sample_by_kernels(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
-        """Compute the same as `sample` with two Triton kernels and torch's topk."""
+        """Compute the same as `sample` with two Triton kernels."""
         from ..kernels.triton import sampling  # imports triton
 
-        state = self.banned[slots], self.seen[slots], self.penalty[slots], self.temperature[slots]
-        counts = self.num_sampled[slots], self.min_new_tokens[slots]
-        values, ids = sampling.process_logits(logits, *state, counts, self.eos_token_id).topk(plan.num_candidates)
-        limits = self.top_k[slots], self.top_p[slots]
-        chosen = self.uniform[slots], self.do_sample[slots], self.num_sampled[slots], self.seen[slots]
-        return sampling.sample_candidates(values, ids, limits, *chosen, NAN_TOKEN)
+        return sampling.sample(
+            logits,
+            self.banned[slots],
+            self.seen[slots],
+            self.penalty[slots],
+            self.temperature[slots],
+            (self.num_sampled[slots], self.min_new_tokens[slots]),
+            self.eos_token_id,
+            (self.top_k[slots], self.top_p[slots]),
+            self.uniform[slots],
+            self.do_sample[slots],
+            plan.num_candidates or min(CANDIDATE_BUCKETS[0], self.vocab_size),
+            NAN_TOKEN,
+        )
 
     def _sample_candidates(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
         """Sample tokens [B] with the next random number of each slot.

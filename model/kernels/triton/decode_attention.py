@@ -4,6 +4,7 @@ If there are few sequences, the keys of each are split among several programs, a
 Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,6 @@ from .tiles import wait_for_inputs
 SPLIT_LENGTH = 256  # minimum keys per program
 # Programs that keep a GPU's memory busy: more splits than that would only have to be merged.
 TARGET_PROGRAMS = 1024
-# Up to this many programs, two for each multiprocessor of an H200, a larger tile hides more of the memory latency.
-MAX_SPARSE_PROGRAMS = 264
 # Finite, so that the difference of two such scores is 0 and not NaN.
 MASKED_SCORE = tl.constexpr(-1e30)
 
@@ -30,8 +29,11 @@ class AttentionConfig(NamedTuple):
     num_warps: int
 
 
-SPARSE_CONFIG = AttentionConfig(64, 4)
-DENSE_CONFIG = AttentionConfig(16, 2)
+# Of up to this many programs, two for each multiprocessor of an H200: a larger tile hides more of the memory latency.
+MAX_SPARSE_PROGRAMS, SPARSE_CONFIG = 264, AttentionConfig(64, 4)
+# Of up to so many heads of all sequences together, and of more.
+DENSE_CONFIGS = {512: AttentionConfig(32, 2), 1024: AttentionConfig(16, 2), math.inf: AttentionConfig(8, 1)}
+FLOAT32_CONFIG = AttentionConfig(16, 2)
 
 
 @triton.jit
@@ -176,6 +178,18 @@ def choose_split_length(heads: int, longest: int, dtype: torch.dtype) -> int:
     return length
 
 
+def choose_config(heads: int, num_splits: int, dtype: torch.dtype) -> AttentionConfig:
+    """Return the configuration for this many heads of all sequences together, each in `num_splits` programs.
+
+    In float32 it is always the same, so that the result of a sequence does not depend on the others.
+    """
+    if dtype == torch.float32:
+        return FLOAT32_CONFIG
+    if heads * num_splits <= MAX_SPARSE_PROGRAMS:
+        return SPARSE_CONFIG
+    return next(config for limit, config in DENSE_CONFIGS.items() if heads <= limit)
+
+
 def attend_decode(
     qkv: torch.Tensor,
     cos_sin: tuple[torch.Tensor, torch.Tensor],
@@ -202,8 +216,7 @@ def attend_decode(
     count, _, num_heads, head_dim = qkv.shape
     split_length = choose_split_length(count * num_heads, longest, qkv.dtype)
     num_splits = triton.cdiv(longest, split_length)
-    is_sparse = qkv.element_size() == 2 and count * num_heads * num_splits <= MAX_SPARSE_PROGRAMS
-    config = SPARSE_CONFIG if is_sparse else DENSE_CONFIG
+    config = choose_config(count * num_heads, num_splits, qkv.dtype)
     context = torch.empty(count, num_heads * head_dim, dtype=qkv.dtype, device=qkv.device) if out is None else out
     partials, softmax_stats = context, context  # not written with a single split
     if num_splits > 1:

@@ -1,14 +1,23 @@
-"""Sampling in Triton: two kernels around torch's topk, in place of some forty torch operations."""
+"""Sampling in Triton: two kernels in place of some fifty torch operations.
+
+The first one computes the maxima of groups of logits. A row's W largest logits lie in the W groups with the largest
+maxima, so that the second one, with a single program for each row, reads only those.
+"""
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK_LOGITS = 2048  # logits per program
+from .selection import MISSING, find_threshold, pack, place_largest, to_floats, to_keys, unpack
+
+BLOCK_LOGITS = 2048  # logits per program of the first kernel
+SAMPLE_WARPS = 8
 
 
 @triton.jit
-def process_logits_block(
+def load_keys(
     logits,
     banned,
     seen,
@@ -17,13 +26,15 @@ def process_logits_block(
     num_sampled,
     min_new_tokens,
     eos_token_id,
-    out,
     vocab_size,
-    BLOCK: tl.constexpr,
+    row,
+    ids,
 ):
-    """Process a block of one row's logits: bans, minimum length, repetition penalty, temperature."""
-    row = tl.program_id(1)
-    ids = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Load a row's logits of tokens `ids` and process them: bans, minimum length, repetition penalty, temperature.
+
+    Returns:
+        Their keys, see `selection`.
+    """
     mask = ids < vocab_size
     offsets = row.to(tl.int64) * vocab_size + ids
     x = tl.load(logits + offsets, mask=mask, other=0.0).to(tl.float32)
@@ -33,7 +44,43 @@ def process_logits_block(
     is_seen = tl.load(seen + offsets, mask=mask, other=0) != 0
     p = tl.load(penalty + row)
     x = tl.where(is_seen, tl.where(x > 0, x / p, x * p), x) / tl.load(temperature + row)
-    tl.store(out + offsets, tl.where(is_banned, -float("inf"), x), mask=mask)
+    return tl.where(mask, to_keys(tl.where(is_banned, -float("inf"), x)), MISSING)
+
+
+@triton.jit
+def find_group_maxima(
+    logits,
+    banned,
+    seen,
+    penalty,
+    temperature,
+    num_sampled,
+    min_new_tokens,
+    eos_token_id,
+    vocab_size,
+    maxima,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Store the largest key of each group of GROUP logits: maxima [B, GROUPS]."""
+    row = tl.program_id(1)
+    group = tl.program_id(0) * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
+    ids = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    keys = load_keys(
+        logits,
+        banned,
+        seen,
+        penalty,
+        temperature,
+        num_sampled,
+        min_new_tokens,
+        eos_token_id,
+        vocab_size,
+        row,
+        ids,
+    )
+    tl.store(maxima + row * GROUPS + group, tl.max(keys, 1), mask=group < GROUPS)
 
 
 @triton.jit
@@ -45,28 +92,64 @@ def masked_softmax(values, mask):
 
 @triton.jit
 def sample_token(
-    values,
-    ids,
+    logits,
+    banned,
+    seen,
+    penalty,
+    temperature,
+    num_sampled,
+    min_new_tokens,
+    eos_token_id,
+    vocab_size,
+    maxima,
+    groups,
+    words,
     top_k,
     top_p,
     uniform,
     do_sample,
-    num_sampled,
-    seen,
     tokens,
     max_new_tokens,
-    vocab_size,
     nan_token,
     NUM_CANDIDATES: tl.constexpr,
-    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
 ):
-    """Sample one row's token from its candidates, sorted from the most likely; update `num_sampled` and `seen`."""
-    row = tl.program_id(0)
-    rank = tl.arange(0, BLOCK)
+    """Sample one row's token from its NUM_CANDIDATES most likely ones; update `num_sampled` and `seen`.
+
+    WIDTH is NUM_CANDIDATES, rounded up to a power of two. `groups` and `words` [B, WIDTH] pass numbers between threads.
+    """
+    row, rank = tl.program_id(0), tl.arange(0, WIDTH)
+    groups += row * WIDTH
+    words += row * WIDTH
+    group_index = tl.arange(0, GROUPS)
+    largest = tl.load(maxima + row * GROUPS + group_index)
+    threshold = find_threshold(largest, tl.min(largest, 0), WIDTH)
+    place = place_largest(largest, threshold, WIDTH)
+    tl.store(groups + place, group_index, mask=place < WIDTH)
+    tl.debug_barrier()
+    index = tl.arange(0, WIDTH * GROUP)
+    ids = tl.load(groups + index // GROUP) * GROUP + index % GROUP
+    keys = load_keys(
+        logits,
+        banned,
+        seen,
+        penalty,
+        temperature,
+        num_sampled,
+        min_new_tokens,
+        eos_token_id,
+        vocab_size,
+        row,
+        ids,
+    )
+    place = place_largest(keys, find_threshold(keys, threshold, WIDTH), WIDTH)
+    tl.store(words + place, pack(keys, ids), mask=place < WIDTH)
+    tl.debug_barrier()
+    key, id = unpack(tl.sort(tl.load(words + rank), descending=True))
     is_candidate = rank < NUM_CANDIDATES
-    x = tl.load(values + row * NUM_CANDIDATES + rank, mask=is_candidate, other=-float("inf"))
-    id = tl.load(ids + row * NUM_CANDIDATES + rank, mask=is_candidate, other=vocab_size)
-    largest = tl.max(tl.where(rank == 0, x, -float("inf")), 0)
+    x = tl.where(is_candidate, to_floats(key), -float("inf"))
     mask = is_candidate & (rank < tl.load(top_k + row))
     probabilities = masked_softmax(x, mask)
     before = tl.cumsum(probabilities, 0) - probabilities  # exclusive cumulative sum
@@ -75,17 +158,20 @@ def sample_token(
     count = tl.load(num_sampled + row)
     random = tl.load(uniform + row.to(tl.int64) * max_new_tokens + tl.minimum(count, max_new_tokens - 1))
     index = tl.sum((cdf < random * tl.max(cdf, 0)).to(tl.int32), 0)
-    token = tl.sum(tl.where(rank == tl.minimum(index, NUM_CANDIDATES - 1), id, 0), 0)
-    if tl.load(do_sample + row) == 0:
-        token = tl.min(tl.where(x == largest, id, vocab_size), 0)  # the lowest id among equals, like argmax
-    has_nan = tl.sum(tl.where((rank == 0) & (x != x), 1, 0), 0) > 0  # topk sorts NaN first
-    token = tl.where(has_nan, 0, token)
+    index = tl.where(tl.load(do_sample + row) != 0, tl.minimum(index, NUM_CANDIDATES - 1), 0)
+    has_nan = tl.sum(tl.where((rank == 0) & (x != x), 1, 0), 0) > 0
+    token = tl.where(has_nan, 0, tl.sum(tl.where(rank == index, id, 0), 0))
     tl.store(seen + row.to(tl.int64) * vocab_size + token, 1)
     tl.store(num_sampled + row, count + 1)
     tl.store(tokens + row, tl.where(has_nan, nan_token, token))
 
 
-def process_logits(
+def choose_group(vocab_size: int, width: int) -> int:
+    """Return the group size, a power of two, for which a row's program reads the fewest maxima and logits."""
+    return 1 << (max(1, math.isqrt(vocab_size // width)) - 1).bit_length()
+
+
+def sample(
     logits: torch.Tensor,
     banned: torch.Tensor,
     seen: torch.Tensor,
@@ -93,74 +179,56 @@ def process_logits(
     temperature: torch.Tensor,
     counts: tuple[torch.Tensor, torch.Tensor],
     eos_token_id: int,
+    limits: tuple[torch.Tensor, torch.Tensor],
+    uniform: torch.Tensor,
+    do_sample: torch.Tensor,
+    num_candidates: int,
+    nan_token: int,
 ) -> torch.Tensor:
-    """Return the penalized logits, float32 [B, V], divided by the temperature, -inf for banned tokens; see `Sampler`.
+    """Sample a token [B] for each row; update the first of `counts` and `seen` in place; see `Sampler`.
 
     Args:
         logits: [B, V] in any dtype.
         banned: bool [B, V], tokens that are never sampled.
-        seen: bool [B, V], tokens that the repetition penalty applies to.
+        seen: bool [B, V], tokens that the repetition penalty applies to; the sampled token is marked.
         penalty: [B, 1].
         temperature: [B].
         counts: tokens sampled so far, and tokens before which the answer may not end, int64 [B] each.
         eos_token_id: the token that ends an answer.
-    """
-    rows, vocab_size = logits.shape
-    out = torch.empty(logits.shape, device=logits.device)
-    process_logits_block[(triton.cdiv(vocab_size, BLOCK_LOGITS), rows)](
-        logits,
-        view_as_bytes(banned),
-        view_as_bytes(seen),
-        penalty,
-        temperature,
-        *counts,
-        eos_token_id,
-        out,
-        vocab_size,
-        BLOCK=BLOCK_LOGITS,
-    )
-    return out
-
-
-def sample_candidates(
-    values: torch.Tensor,
-    ids: torch.Tensor,
-    limits: tuple[torch.Tensor, torch.Tensor],
-    uniform: torch.Tensor,
-    do_sample: torch.Tensor,
-    num_sampled: torch.Tensor,
-    seen: torch.Tensor,
-    nan_token: int,
-) -> torch.Tensor:
-    """Sample a token [B] from each row's candidates; update `num_sampled` and `seen` in place.
-
-    Args:
-        values: logits [B, W] of the candidates, the largest first.
-        ids: token ids [B, W] of the candidates.
         limits: top_k int64 [B] and top_p float32 [B], see `engine.sampling.effective_limits`.
-        uniform: random numbers [B, max_new_tokens], of which the one at index `num_sampled` is used.
-        do_sample: bool [B]; False takes the most likely token.
-        num_sampled: int64 [B], tokens sampled so far.
-        seen: bool [B, V], where the sampled token is marked.
+        uniform: random numbers [B, max_new_tokens], of which the one at the index of the tokens sampled so far is used.
+        do_sample: bool [B]; False takes the most likely token, of equal ones the one with the lowest id.
+        num_candidates: W, the number of most likely tokens that are candidates; at least each top_k, at most V.
         nan_token: returned in place of a token whose row contains NaN.
     """
-    rows, num_candidates = values.shape
-    tokens = torch.empty(rows, dtype=torch.long, device=values.device)
+    rows, vocab_size = logits.shape
+    width = triton.next_power_of_2(num_candidates)
+    group = choose_group(vocab_size, width)
+    num_groups = max(width, triton.next_power_of_2(triton.cdiv(vocab_size, group)))
+    maxima = torch.empty(rows, num_groups, dtype=torch.int32, device=logits.device)
+    groups = torch.empty(rows, width, dtype=torch.int32, device=logits.device)
+    words = torch.empty(rows, width, dtype=torch.long, device=logits.device)
+    tokens = torch.empty(rows, dtype=torch.long, device=logits.device)
+    state = logits, view_as_bytes(banned), view_as_bytes(seen), penalty, temperature, *counts, eos_token_id, vocab_size
+    sizes = {"GROUPS": num_groups, "GROUP": group}
+    find_group_maxima[(triton.cdiv(num_groups * group, BLOCK_LOGITS), rows)](
+        *state, maxima, **sizes, BLOCK=BLOCK_LOGITS
+    )
     sample_token[(rows,)](
-        values,
-        ids,
+        *state,
+        maxima,
+        groups,
+        words,
         *limits,
         uniform,
         view_as_bytes(do_sample),
-        num_sampled,
-        view_as_bytes(seen),
         tokens,
         uniform.shape[1],
-        seen.shape[1],
         nan_token,
         NUM_CANDIDATES=num_candidates,
-        BLOCK=triton.next_power_of_2(num_candidates),
-        num_warps=4,
+        WIDTH=width,
+        **sizes,
+        num_warps=SAMPLE_WARPS,
     )
     return tokens
 

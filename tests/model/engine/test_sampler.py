@@ -11,6 +11,7 @@ from model.kernels.dispatch import has_triton
 
 VOCAB_SIZE, END = 40, 39
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KERNELS = pytest.mark.skipif(not has_triton(DEVICE), reason="needs Triton and a CUDA device, or TRITON_INTERPRET=1")
 WILD = GenerationConfig(temperature=3.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
 CONFIGS = [
     GenerationConfig(temperature=0, repetition_penalty=1.0),
@@ -110,7 +111,7 @@ def test_the_given_logits_are_not_modified() -> None:
     assert torch.equal(logits, before)
 
 
-@pytest.mark.skipif(not has_triton(DEVICE), reason="needs Triton and a CUDA device, or TRITON_INTERPRET=1")
+@KERNELS
 @pytest.mark.parametrize("width", [9, 40])
 def test_kernels_sample_the_same_tokens_as_torch(width: int) -> None:
     configs = [
@@ -135,3 +136,49 @@ def test_kernels_sample_the_same_tokens_as_torch(width: int) -> None:
         assert ours[-1] == NAN_TOKEN
         assert torch.equal(samplers[0].num_sampled, samplers[1].num_sampled)
     assert torch.equal(samplers[0].seen[1:-1], samplers[1].seen[1:-1])
+
+
+LARGE = 5000  # tokens, so that groups of several logits have a common maximum
+
+
+def sample_once(
+    logits: torch.Tensor, config: GenerationConfig, forbidden: list[tuple[int, int]], has_kernels: bool
+) -> list[int]:
+    """Return a token for each row of logits, each with its own seed."""
+    sampler = Sampler(len(logits), LARGE, 4, END, DEVICE)
+    sampler.has_kernels = has_kernels
+    requests = [make_request(config.replace(seed=row), forbidden) for row in range(len(logits))]
+    sampler.init_slots(0, requests, [4] * len(requests))
+    return sampler.sample(logits.to(DEVICE), sampler.plan((request, 0) for request in requests)).tolist()
+
+
+@KERNELS
+@pytest.mark.parametrize("top_k", [3, 128, 1000])
+def test_kernels_find_the_candidates_of_a_large_vocabulary(top_k: int) -> None:
+    torch.manual_seed(top_k)
+    logits = torch.randn(6, LARGE)
+    logits[1] = logits[1].sort().values  # all candidates in a few groups
+    logits[2] -= 100
+    logits[3] *= 1e-6
+    config = WILD.replace(top_k=top_k)
+    assert sample_once(logits, config, [], True) == sample_once(logits, config, [], False)
+    few = [(0, 40), (45, LARGE)]  # fewer tokens are left than candidates
+    assert sample_once(logits, config, few, True) == sample_once(logits, config, few, False)
+
+
+@KERNELS
+@pytest.mark.parametrize("config", [CONFIGS[0], WILD.replace(top_k=100)])
+def test_kernels_choose_among_equal_logits(config: GenerationConfig) -> None:
+    logits = torch.randn(5, LARGE, generator=torch.Generator().manual_seed(0))
+    logits[0] = 1.0
+    logits[1] = logits[1].round()
+    logits[2, 1000:4000] = 9.0
+    logits[3, [7, 4321]] = 9.0
+    logits[4, 2500] = float("nan")
+    tokens = sample_once(logits, config, [(0, 5)], True)
+    allowed = logits[:, 5:]
+    if not config.temperature:
+        assert tokens[:4] == (allowed[:4].argmax(-1) + 5).tolist()  # the first of equal ones
+    smallest = allowed[:4].topk(100).values[:, -1].tolist()
+    assert all(logits[row, token] >= smallest[row] and token >= 5 for row, token in enumerate(tokens[:4]))
+    assert tokens[4] == NAN_TOKEN
