@@ -8,6 +8,9 @@ from torch import nn
 
 from ..kernels.linear import Linear
 
+# CUDA stages copies of up to so many bytes itself; before a larger one from pageable memory, it waits for the stream.
+MAX_STAGED_BYTES = 2**16
+
 
 def list_modules(*roots: nn.Module) -> list[nn.Module]:
     """Return the roots and all their submodules, parents first; a module that is used twice is listed twice."""
@@ -142,5 +145,16 @@ def has_foreign_hooks(network: Network) -> bool:
 
 
 def to_device(values: Sequence[int] | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy numbers to the device without synchronizing with it."""
-    return torch.as_tensor(values).to(device, non_blocking=True)
+    """Copy numbers to the device without waiting for its queued work; large ones by way of page-locked memory."""
+    tensor = torch.as_tensor(values)
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes > MAX_STAGED_BYTES:
+        tensor = tensor if tensor.is_pinned() else to_pinned(tensor)
+    return tensor.to(device, non_blocking=True)
+
+
+def to_pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor to page-locked memory, by numpy: torch would split this little work among all cores."""
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    target, source = (one.detach().reshape(-1).view(torch.uint8).numpy() for one in (pinned, tensor))
+    target[:] = source
+    return pinned

@@ -9,6 +9,7 @@ import torch
 
 from model import CHINESE, DEMO, Conversation, SatChatModel, Turn, load_hf, load_sat
 from model.engine import Request
+from model.engine.network import to_device
 from model.images.preprocess import load_image
 from tests.conftest import build_model
 from tests.model.engine.test_batch import draw_requests, generate_batched, prompts  # noqa: F401  (a fixture)
@@ -143,3 +144,14 @@ def test_an_image_reaches_the_gpu_without_torch_s_threads() -> None:
         assert threads_started(lambda: cache.embed(second)) == 0
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_copy_to_the_gpu_does_not_wait_for_its_queued_work() -> None:
+    numbers, busy = torch.randn(16, 2**18), torch.cuda.Event()
+    to_device(numbers, torch.device("cuda"))  # allocates page-locked memory
+    torch.cuda.synchronize()
+    torch.cuda._sleep(10**9)  # cycles, more than 0.4 s
+    busy.record()
+    copied = to_device(numbers, torch.device("cuda"))
+    assert not busy.query()
+    assert torch.equal(copied.cpu(), numbers)

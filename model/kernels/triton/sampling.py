@@ -10,7 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
+from ..dispatch import pdl_args
 from .selection import MISSING, find_threshold, pack, place_largest, to_floats, to_keys, unpack
+from .tiles import wait_for_inputs
 
 BLOCK_LOGITS = 2048  # logits per program of the first kernel
 SAMPLE_WARPS = 8
@@ -62,8 +64,10 @@ def find_group_maxima(
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Store the largest key of each group of GROUP logits: maxima [B, GROUPS]."""
+    wait_for_inputs(PDL)
     row = tl.program_id(1)
     group = tl.program_id(0) * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
     ids = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
@@ -115,11 +119,13 @@ def sample_token(
     WIDTH: tl.constexpr,
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Sample one row's token from its NUM_CANDIDATES most likely ones; update `num_sampled` and `seen`.
 
     WIDTH is NUM_CANDIDATES, rounded up to a power of two. `groups` and `words` [B, WIDTH] pass numbers between threads.
     """
+    wait_for_inputs(PDL)
     row, rank = tl.program_id(0), tl.arange(0, WIDTH)
     groups += row * WIDTH
     words += row * WIDTH
@@ -210,7 +216,7 @@ def sample(
     words = torch.empty(rows, width, dtype=torch.long, device=logits.device)
     tokens = torch.empty(rows, dtype=torch.long, device=logits.device)
     state = logits, view_as_bytes(banned), view_as_bytes(seen), penalty, temperature, *counts, eos_token_id, vocab_size
-    sizes = {"GROUPS": num_groups, "GROUP": group}
+    sizes = {"GROUPS": num_groups, "GROUP": group, **pdl_args(logits.device)}
     find_group_maxima[(triton.cdiv(num_groups * group, BLOCK_LOGITS), rows)](
         *state, maxima, **sizes, BLOCK=BLOCK_LOGITS
     )
