@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # Limit of the prefill between two decode steps: number of layers times number of prompt tokens (at least one layer).
 PREFILL_BUDGET = 8192
+# Groups of waiting prompts that are prefilled between two decode steps, each of at most `MAX_PREFILL_TOKENS`.
+PREFILL_GROUPS = 2
 # The thread ends after this time without requests.
 IDLE_TIMEOUT_S = 5.0
 
@@ -223,10 +225,9 @@ class Scheduler:
     def _run(self) -> None:
         while self._wait_for_work():
             self._drop_cancelled()
-            if self.batch.prefilling is None:
-                self._start_prefill()
-            if self.batch.prefilling is not None:
-                self._continue_prefill()
+            for _ in range(PREFILL_GROUPS):
+                if not self._prefill_group():
+                    break
             if self.batch.sequences:
                 self._run_and_deliver(self.batch.step, self._handles_of(self.batch.requests))
         if self.closed:
@@ -249,6 +250,15 @@ class Scheduler:
             if handle.cancelled:
                 self.batch.cancel(request)
                 del self.running[request]
+
+    def _prefill_group(self) -> bool:
+        """Start or continue the prefill of a group of requests; return whether it is complete."""
+        if self.batch.prefilling is None:
+            self._start_prefill()
+        if self.batch.prefilling is None:
+            return False
+        self._continue_prefill()
+        return self.batch.prefilling is None
 
     def _start_prefill(self) -> None:
         """Start the prefill of the oldest waiting requests, as far as slots and memory allow."""

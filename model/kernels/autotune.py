@@ -5,7 +5,7 @@ import math
 from typing import NamedTuple
 
 # Maximum rows of activations for the kernels. Beyond it torch is faster: for a quantized weight, after dequantizing it.
-MAX_ROWS = {"dense": 16, "int8": 256, "int4": 256}
+MAX_ROWS = {"dense": 64, "int8": 256, "int4": 256}
 # Maximum rows of activations in float32, which tensor cores do not multiply exactly.
 MAX_FLOAT32_ROWS = 16
 # Rows that the kernels for several rows are tuned for; each number of rows uses the configuration of the next of these.
@@ -59,7 +59,8 @@ def default_config(kind: str, outputs: int, inputs: int, rows: int) -> KernelCon
         return clamp_block_i(MATVEC_DEFAULTS[kind], kind, inputs)
     block_b = row_bucket(rows)
     block_o = 32 if block_b == 16 else 64
-    config = KernelConfig(block_o, 128, 4, 4 if block_b < 128 else 3, choose_split_k(outputs, inputs, block_o), block_b)
+    splits, weight_first = choose_split_k(outputs, inputs, block_o), kind == "dense" and block_b > 16
+    config = KernelConfig(block_o, 128, 4, 4 if block_b < 128 else 3, splits, block_b, weight_first)
     return clamp_block_i(config, kind, inputs)
 
 
@@ -108,10 +109,20 @@ MATVEC_CONFIGS: dict[tuple[str, int, int], KernelConfig] = {
 # Several rows: by kind, outputs, inputs, and the bucket of rows.
 MATMUL_CONFIGS: dict[tuple[str, int, int, int], KernelConfig] = {
     ("dense", 4096, 4096, 16): KernelConfig(64, 128, 4, 4, 4, 16, True),
+    ("dense", 4096, 4096, 32): KernelConfig(64, 128, 4, 4, 4, 32, True),
+    ("dense", 4096, 4096, 64): KernelConfig(64, 128, 4, 3, 4, 64, True),
     ("dense", 4096, 16384, 16): KernelConfig(64, 128, 4, 4, 4, 16, True),
+    ("dense", 4096, 16384, 32): KernelConfig(64, 128, 4, 4, 4, 32, True),
+    ("dense", 4096, 16384, 64): KernelConfig(64, 128, 4, 3, 4, 64, True),
     ("dense", 12288, 4096, 16): KernelConfig(64, 128, 4, 3, 1, 16, True),
+    ("dense", 12288, 4096, 32): KernelConfig(64, 128, 4, 3, 1, 32, True),
+    ("dense", 12288, 4096, 64): KernelConfig(64, 128, 4, 3, 1, 64, True),
     ("dense", 16384, 4096, 16): KernelConfig(64, 128, 4, 4, 1, 16, True),
+    ("dense", 16384, 4096, 32): KernelConfig(64, 128, 4, 4, 1, 32, True),
+    ("dense", 16384, 4096, 64): KernelConfig(64, 128, 4, 3, 1, 64, True),
     ("dense", 130528, 4096, 16): KernelConfig(64, 128, 4, 3, 1, 16, True),
+    ("dense", 130528, 4096, 32): KernelConfig(128, 128, 4, 4, 1, 32, True),
+    ("dense", 130528, 4096, 64): KernelConfig(128, 64, 4, 4, 1, 64, True),
     ("int4", 4096, 4096, 16): KernelConfig(256, 128, 4, 3, 16, 16, False),
     ("int4", 4096, 4096, 32): KernelConfig(64, 128, 4, 4, 8, 32, False),
     ("int4", 4096, 4096, 64): KernelConfig(64, 128, 4, 4, 4, 64, False),

@@ -8,13 +8,14 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 
-from model.engine import Request, Scheduler, TokenOutput, TokenStream, generate, get_scheduler
+from model.engine import Request, Scheduler, TokenOutput, TokenStream, generate, get_scheduler, scheduler as scheduling
 from model.engine.sequence import RequestHandle
 from model.errors import BusyError, GenerationError
 from model.visualglm import VisualGLMModel
@@ -60,6 +61,30 @@ def test_requests_are_served_in_fifo_order(scheduler: Scheduler, prompts: list[d
     assert len(first) == 5
     assert len(list(waiting[1])) == 2
     assert all(isinstance(next(stream), TokenOutput) for stream in running[1:])
+
+
+def test_few_groups_of_prompts_are_prefilled_between_decode_steps(
+    golden_model: VisualGLMModel,
+    prompts: list[dict[str, Any]],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take, events = scheduling.take_prefill_group, []
+    monkeypatch.setattr(scheduling, "take_prefill_group", lambda waiting, most, of: take(waiting, min(most, 1), of))
+    monkeypatch.setattr(scheduling, "PREFILL_GROUPS", 2)
+    scheduler = Scheduler(golden_model, eos_token_id=END, max_batch_size=8, capacity=300)
+    for name in ("continue_prefill", "step"):
+        method = getattr(scheduler.batch, name)
+        monkeypatch.setattr(
+            scheduler.batch, name, lambda *args, name=name, method=method: events.append(name) or method(*args)
+        )
+    with closing(scheduler):
+        with scheduler.changed:  # all of them wait before the first is prefilled
+            streams = [scheduler.submit(Request(config=LONG, **prompts[1])) for _ in range(5)]
+        for stream in streams:
+            assert isinstance(next(stream), TokenOutput)
+            assert isinstance(next(stream), TokenOutput)
+    two, one = ["continue_prefill"] * 2, ["continue_prefill"]
+    assert events[:8] == [*two, "step", *two, "step", *one, "step"]
 
 
 def test_a_full_queue_raises_busy_error(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
