@@ -1,4 +1,4 @@
-"""Linear layers and layer norm for few rows of activations, with Triton kernels on a GPU.
+"""Linear layers and layer norm for few rows of activations, attention and sampling, with Triton kernels on a GPU.
 
     linear.multiply_dense, multiply_int8, multiply_int4     x [B, I] -> act(x @ weight.T + bias) + alpha * residual
     norm.layer_norm                                         x [B, D] -> [B, D]

@@ -5,6 +5,7 @@ maxima, so that the second one, with a single program for each row, reads only t
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -172,9 +173,10 @@ def sample_token(
     tl.store(tokens + row, tl.where(has_nan, nan_token, token))
 
 
-def choose_group(vocab_size: int, width: int) -> int:
-    """Return the group size, a power of two, for which a row's program reads the fewest maxima and logits."""
-    return 1 << (max(1, math.isqrt(vocab_size // width)) - 1).bit_length()
+def choose_sizes(vocab_size: int, width: int) -> dict[str, int]:
+    """Return the number of groups and their size, powers of two, for which a program reads the fewest numbers."""
+    size = triton.next_power_of_2(max(1, math.isqrt(vocab_size // width)))
+    return {"GROUPS": max(width, triton.next_power_of_2(triton.cdiv(vocab_size, size))), "GROUP": size}
 
 
 def sample(
@@ -209,17 +211,15 @@ def sample(
     """
     rows, vocab_size = logits.shape
     width = triton.next_power_of_2(num_candidates)
-    group = choose_group(vocab_size, width)
-    num_groups = max(width, triton.next_power_of_2(triton.cdiv(vocab_size, group)))
-    maxima = torch.empty(rows, num_groups, dtype=torch.int32, device=logits.device)
+    sizes: dict[str, Any] = choose_sizes(vocab_size, width)
+    maxima = torch.empty(rows, sizes["GROUPS"], dtype=torch.int32, device=logits.device)
     groups = torch.empty(rows, width, dtype=torch.int32, device=logits.device)
     words = torch.empty(rows, width, dtype=torch.long, device=logits.device)
     tokens = torch.empty(rows, dtype=torch.long, device=logits.device)
     state = logits, view_as_bytes(banned), view_as_bytes(seen), penalty, temperature, *counts, eos_token_id, vocab_size
-    sizes = {"GROUPS": num_groups, "GROUP": group, **pdl_args(logits.device)}
-    find_group_maxima[(triton.cdiv(num_groups * group, BLOCK_LOGITS), rows)](
-        *state, maxima, **sizes, BLOCK=BLOCK_LOGITS
-    )
+    sizes |= pdl_args(logits.device)
+    blocks = triton.cdiv(sizes["GROUPS"] * sizes["GROUP"], BLOCK_LOGITS)
+    find_group_maxima[(blocks, rows)](*state, maxima, **sizes, BLOCK=BLOCK_LOGITS)
     sample_token[(rows,)](
         *state,
         maxima,

@@ -41,7 +41,7 @@ def find_threshold(keys, lowest, COUNT: tl.constexpr):
 
 @triton.jit
 def place_largest(keys, threshold, COUNT: tl.constexpr):
-    """Return a place [N] from 0 on for each of the COUNT largest keys, and places from COUNT on for the others.
+    """Return a place of its own, below COUNT, for each of the COUNT largest keys [N]; COUNT or more for the others.
 
     Of equal keys, the first are taken. The threshold is that of `find_threshold`.
     """
