@@ -8,7 +8,7 @@ from torch import nn
 
 from ..kernels.linear import Linear
 
-# CUDA stages copies of up to so many bytes itself; before a larger one from pageable memory, it waits for the stream.
+# Before CUDA copies more bytes than this from pageable memory, it waits for the queued work of the stream.
 MAX_STAGED_BYTES = 2**16
 
 
@@ -153,7 +153,7 @@ def to_device(values: Sequence[int] | torch.Tensor, device: torch.device) -> tor
 
 
 def to_pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy a tensor to page-locked memory, by numpy: torch would split this little work among all cores."""
+    """Copy a tensor to page-locked memory with numpy, because torch would divide the copy among all cores."""
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     target, source = (one.detach().reshape(-1).view(torch.uint8).numpy() for one in (pinned, tensor))
     target[:] = source

@@ -29,9 +29,9 @@ class AttentionConfig(NamedTuple):
     num_warps: int
 
 
-# Of up to this many programs, two for each multiprocessor of an H200: a larger tile hides more of the memory latency.
+# Up to this many programs, two for each multiprocessor of an H200, have a larger tile: it hides more memory latency.
 MAX_SPARSE_PROGRAMS, SPARSE_CONFIG = 264, AttentionConfig(64, 4)
-# Of up to so many heads of all sequences together, and of more.
+# More programs have the tile of the first limit that the heads of all sequences together do not exceed.
 DENSE_CONFIGS = {512: AttentionConfig(32, 2), 1024: AttentionConfig(16, 2), math.inf: AttentionConfig(8, 1)}
 FLOAT32_CONFIG = AttentionConfig(16, 2)
 
