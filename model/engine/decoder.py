@@ -27,9 +27,11 @@ class Decoder(Protocol):
 
     Attributes:
         is_graph_capturable: whether `decode` runs a fixed sequence of device operations between calls of `grow`.
+        prefill_groups: maximum number of groups of waiting prompts that are prefilled between two decode steps.
     """
 
     is_graph_capturable: bool
+    prefill_groups: int
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Prefill prompts into the slots from `first` on."""
@@ -134,6 +136,7 @@ class EagerDecoder(CachedDecoder[KVCache]):
     """Runs the layers with torch's operations and a KV cache."""
 
     is_graph_capturable = False
+    prefill_groups = 1
 
     def __init__(self, layers: Layers) -> None:
         super().__init__(layers, make_cache(layers, KVCache))
@@ -185,6 +188,7 @@ class FallbackDecoder:
     """Calls the complete model with its hooks, one sequence at a time, and keeps the returned keys and values."""
 
     is_graph_capturable = False
+    prefill_groups = 1
 
     def __init__(self, network: Network) -> None:
         self.network = network

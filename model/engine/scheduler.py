@@ -29,8 +29,6 @@ T = TypeVar("T")
 
 # Limit of the prefill between two decode steps: number of layers times number of prompt tokens (at least one layer).
 PREFILL_BUDGET = 8192
-# Groups of waiting prompts that are prefilled between two decode steps, each of at most `MAX_PREFILL_TOKENS`.
-PREFILL_GROUPS = 2
 # The thread ends after this time without requests.
 IDLE_TIMEOUT_S = 5.0
 
@@ -225,7 +223,7 @@ class Scheduler:
     def _run(self) -> None:
         while self._wait_for_work():
             self._drop_cancelled()
-            for _ in range(PREFILL_GROUPS):
+            for _ in range(self.batch.decoder.prefill_groups):
                 if not self._prefill_group():
                     break
             if self.batch.sequences:

@@ -70,8 +70,8 @@ def test_few_groups_of_prompts_are_prefilled_between_decode_steps(
 ) -> None:
     take, events = scheduling.take_prefill_group, []
     monkeypatch.setattr(scheduling, "take_prefill_group", lambda waiting, most, of: take(waiting, min(most, 1), of))
-    monkeypatch.setattr(scheduling, "PREFILL_GROUPS", 2)
     scheduler = Scheduler(golden_model, eos_token_id=END, max_batch_size=8, capacity=300)
+    monkeypatch.setattr(scheduler.batch.decoder, "prefill_groups", 2)
     for name in ("continue_prefill", "step"):
         method = getattr(scheduler.batch, name)
         monkeypatch.setattr(
