@@ -4,7 +4,6 @@ If there are few sequences, the keys of each are split among several programs, a
 Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -31,9 +30,11 @@ class AttentionConfig(NamedTuple):
 
 # Up to this many programs, two for each multiprocessor of an H200, have a larger tile: it hides more memory latency.
 MAX_SPARSE_PROGRAMS, SPARSE_CONFIG = 264, AttentionConfig(64, 4)
-# More programs have the tile of the first limit that the heads of all sequences together do not exceed.
-DENSE_CONFIGS = {512: AttentionConfig(32, 2), 1024: AttentionConfig(16, 2), math.inf: AttentionConfig(8, 1)}
-FLOAT32_CONFIG = AttentionConfig(16, 2)
+# Up to this many heads of all sequences together, which are 16 sequences of the published size.
+MAX_FEW_HEADS, FEW_CONFIG = 512, AttentionConfig(32, 2)
+# From this many heads on, if the sequences are short: no longer than this many keys.
+MIN_MANY_HEADS, MAX_SHORT_KEYS, SHORT_CONFIG = 1025, 256, AttentionConfig(8, 1)
+DENSE_CONFIG = AttentionConfig(16, 2)
 
 
 @triton.jit
@@ -178,16 +179,18 @@ def choose_split_length(heads: int, longest: int, dtype: torch.dtype) -> int:
     return length
 
 
-def choose_config(heads: int, num_splits: int, dtype: torch.dtype) -> AttentionConfig:
+def choose_config(heads: int, longest: int, num_splits: int, dtype: torch.dtype) -> AttentionConfig:
     """Return the configuration for this many heads of all sequences together, each in `num_splits` programs.
 
     In float32 it is always the same, so that the result of a sequence does not depend on the others.
     """
     if dtype == torch.float32:
-        return FLOAT32_CONFIG
+        return DENSE_CONFIG
     if heads * num_splits <= MAX_SPARSE_PROGRAMS:
         return SPARSE_CONFIG
-    return next(config for limit, config in DENSE_CONFIGS.items() if heads <= limit)
+    if heads <= MAX_FEW_HEADS:
+        return FEW_CONFIG
+    return SHORT_CONFIG if heads >= MIN_MANY_HEADS and longest <= MAX_SHORT_KEYS else DENSE_CONFIG
 
 
 def attend_decode(
@@ -216,7 +219,7 @@ def attend_decode(
     count, _, num_heads, head_dim = qkv.shape
     split_length = choose_split_length(count * num_heads, longest, qkv.dtype)
     num_splits = triton.cdiv(longest, split_length)
-    config = choose_config(count * num_heads, num_splits, qkv.dtype)
+    config = choose_config(count * num_heads, longest, num_splits, qkv.dtype)
     context = torch.empty(count, num_heads * head_dim, dtype=qkv.dtype, device=qkv.device) if out is None else out
     partials, softmax_stats = context, context  # not written with a single split
     if num_splits > 1:
