@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 # Maximum rows of activations for the kernels. Beyond it torch is faster: for a quantized weight, after dequantizing it.
 MAX_ROWS = {"dense": 64, "int8": 256, "int4": 256}
+# The maximum of an unquantized weight on GPUs without PDL, on which more rows were not measured.
+MAX_DENSE_ROWS_WITHOUT_PDL = 16
 # Maximum rows of activations in float32, which tensor cores do not multiply exactly.
 MAX_FLOAT32_ROWS = 16
 # Rows that the kernels for several rows are tuned for; each number of rows uses the configuration of the next of these.
@@ -69,9 +71,16 @@ def row_bucket(rows: int) -> int:
     return next((bucket for bucket in ROW_BUCKETS if bucket >= rows), ROW_BUCKETS[-1])
 
 
-def max_rows(kind: str, element_size: int) -> int:
-    """Return the maximum rows of activations, of `element_size` bytes each, that a kernel multiplies."""
-    return MAX_ROWS[kind] if element_size == 2 else MAX_FLOAT32_ROWS
+def max_rows(kind: str, element_size: int, has_pdl: bool) -> int:
+    """Return the maximum rows of activations, of `element_size` bytes each, that a kernel multiplies.
+
+    Args:
+        kind: "dense", "int8" or "int4".
+        has_pdl: whether kernels launch early, see `dispatch.supports_pdl`.
+    """
+    if element_size != 2:
+        return MAX_FLOAT32_ROWS
+    return MAX_DENSE_ROWS_WITHOUT_PDL if kind == "dense" and not has_pdl else MAX_ROWS[kind]
 
 
 def choose_split_k(outputs: int, inputs: int, block_o: int) -> int:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .autotune import QUANT_BITS, max_rows
-from .dispatch import has_triton, supports_triton_kernel
+from .dispatch import has_triton, is_interpreted, supports_pdl, supports_triton_kernel
 from .epilogue import Epilogue, apply_epilogue
 from .torch_ops import needs_gradient, quantized_linear
 
@@ -61,7 +61,8 @@ def _multiply(
         return apply_epilogue(LowBitProduct.apply(x, kind, epilogue.bias, *weight), epilogue, out)
     if not has_kernel or not supports_triton_kernel(x, *weight, epilogue.bias, epilogue.residual):
         return multiply_by_torch(kind, x, weight, epilogue, out)
-    if len(x) <= max_rows(kind, x.element_size()):
+    has_pdl = is_interpreted() or supports_pdl(x.device)  # the interpreter runs every kernel
+    if len(x) <= max_rows(kind, x.element_size(), has_pdl):
         from .triton.launch import multiply as launch
 
         return launch(kind, x, weight, epilogue, out)

@@ -24,6 +24,7 @@ from model.kernels.autotune import (
     VECTOR_WIDTH,
     KernelConfig,
     default_config,
+    max_rows,
     select_config,
 )
 from model.kernels.dispatch import has_triton
@@ -235,6 +236,12 @@ def test_many_rows_of_an_unquantized_weight_use_torch(kind: str, dtype: torch.dt
     y = multiply(kind, x, weight_tensors, epilogue)
     by_torch = linear.multiply_by_torch(kind, x, weight_tensors, epilogue)
     assert torch.equal(y, by_torch) if kind == "dense" else relative_error(y, expected) < TORCH_ERROR[dtype]
+
+
+def test_without_pdl_torch_multiplies_more_rows_of_an_unquantized_weight() -> None:
+    assert [max_rows(kind, 2, False) for kind in KINDS] == [16 if kind == "dense" else 256 for kind in KINDS]
+    assert [max_rows(kind, 2, True) for kind in KINDS] == [MAX_ROWS[kind] for kind in KINDS]
+    assert {max_rows(kind, 4, has_pdl) for kind in KINDS for has_pdl in (False, True)} == {MAX_FLOAT32_ROWS}
 
 
 @needs_triton
