@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 import torch
+from blake3 import blake3
 from PIL import Image
 
 from ..aliases import FormerAttribute
@@ -18,7 +19,7 @@ from ..engine.cuda_graph import CudaGraphs
 from ..engine.network import Network, to_device
 from ..errors import ImageError
 from .encoder_layers import EncoderLayers, can_run
-from .preprocess import image_digest, load_image, preprocess
+from .preprocess import load_image, preprocess
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -190,6 +191,14 @@ def split_for_cpu(images: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Split images into batches for the threads of the CPU pool."""
     size = min(CPU_BATCH, -(-len(images) // cpu_pool.max_workers))
     return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def image_digest(pixels: torch.Tensor) -> str:
+    """Return a hexadecimal BLAKE3 digest of the shape, dtype and values of a tensor, for use as a cache key."""
+    flat = pixels.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest = blake3(f"{tuple(pixels.shape)} {pixels.dtype}".encode())
+    digest.update(flat.numpy().data)
+    return digest.hexdigest()
 
 
 class ImageEmbeddingCache:

@@ -1,7 +1,6 @@
 """Load images from bytes, paths, URLs, data URLs or PIL, and preprocess them to pixels [3, S, S].
 
-Only the preprocessing and the digest import torch, numpy and blake3: the child processes that decode images do without
-them.
+Only the preprocessing imports torch and numpy: the child processes that decode images do without them.
 """
 
 import binascii
@@ -99,7 +98,6 @@ __all__ = [
     "ImageLimits",
     "decode_base64",
     "fetch_image",
-    "image_digest",
     "load_image",
     "preprocess",
     "resize_image",
@@ -204,17 +202,6 @@ class BlipImageEvalProcessor:  # public name
 
     def __call__(self, image: Image.Image) -> "torch.Tensor":
         return preprocess(image, self.image_size, mean=self.mean, std=self.std)
-
-
-def image_digest(pixels: "torch.Tensor") -> str:
-    """Return a hexadecimal BLAKE3 digest of the shape, dtype and values of a tensor, for use as a cache key."""
-    import torch
-    from blake3 import blake3
-
-    flat = pixels.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = blake3(f"{tuple(pixels.shape)} {pixels.dtype}".encode())
-    digest.update(flat.numpy().data)
-    return digest.hexdigest()
 
 
 def _find_url(text: str) -> str | None:

@@ -321,7 +321,7 @@ def test_a_training_keeps_the_fields_of_its_log(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_base_is_printed_for_scripts(capfd: pytest.CaptureFixture[str]) -> None:
-    base: Any = importlib.import_module("finetune.base")
+    base: Any = import_former("finetune.base", MOVED)
     assert base.main(["--from-pretrained", "my-model", "--lr", "1"]) == 0
     assert capfd.readouterr().out == "my-model\n"
 

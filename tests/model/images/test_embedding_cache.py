@@ -12,8 +12,8 @@ from PIL import Image
 
 import model.images.embedding_cache
 from model import ImageError, SatChatModel
-from model.images.embedding_cache import ImageEmbeddingCache
-from model.images.preprocess import image_digest, preprocess
+from model.images.embedding_cache import ImageEmbeddingCache, image_digest
+from model.images.preprocess import preprocess
 from model.visualglm import VisualGLMModel
 
 TASKS = Path("/proc/self/task")  # contains a directory for each thread of the process
@@ -41,6 +41,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[tuple[int, in
 
     monkeypatch.setattr(network, "encode_image", encode_image)
     return calls
+
+
+def test_the_digest_depends_on_values_shape_and_dtype():
+    pixels = torch.arange(12.0).reshape(3, 2, 2)
+    same = [pixels, pixels.clone(), pixels.flip(0).flip(0), pixels.requires_grad_(True)]
+    other = [pixels + 1, pixels.reshape(3, 4), pixels.to(torch.bfloat16), pixels.transpose(1, 2)]
+    assert len({image_digest(tensor) for tensor in same}) == 1
+    assert len({image_digest(tensor) for tensor in [pixels, *other]}) == 5
 
 
 def test_an_image_s_embeddings_do_not_depend_on_the_batch(tiny_model: SatChatModel) -> None:
