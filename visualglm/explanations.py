@@ -27,7 +27,7 @@ class RemoteExplainer(Protocol):
 
 
 def can_explain(model: ChatModel | None) -> bool:
-    """Return whether the answers of a model can be explained, in this process or in those of a `RemoteExplainer`."""
+    """Return whether `Explainer.explain` accepts a model."""
     return isinstance(model, NetworkChatModel | RemoteExplainer)
 
 

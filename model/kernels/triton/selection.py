@@ -41,9 +41,10 @@ def find_threshold(keys, lowest, COUNT: tl.constexpr):
 
 @triton.jit
 def place_largest(keys, threshold, COUNT: tl.constexpr):
-    """Return a place of its own, below COUNT, for each of the COUNT largest keys [N]; COUNT or more for the others.
+    """Return the index of each of the COUNT largest keys in a compact array.
 
-    Of equal keys, the first are taken. The threshold is that of `find_threshold`.
+    The result [N] is COUNT or more for other keys. Of equal keys, the first are taken. The threshold is that of
+    `find_threshold`.
     """
     above, equal = (keys > threshold).to(tl.int32), (keys == threshold).to(tl.int32)
     counts = tl.cumsum(above | (equal << 16), 0)  # both in one scan: neither exceeds 2^15
