@@ -233,7 +233,7 @@ class Layers:
         """Run the layers from `start` to before `stop` on x [N, D]; yield the hidden states [N, D] after each layer."""
         for index, layer in enumerate(self.weights.layers[start:stop], start):
             m = self._attention_block(layer, x, partial(attend, index))
-            x = layer.to_h(layer.to_4h(m, gelu=True), residual=m, alpha=self.residual_scale)
+            x = layer.to_h(layer.to_4h(m, gelu="tanh"), residual=m, alpha=self.residual_scale)
             yield x
 
     def _attention_block(self, layer: LayerWeights, x: torch.Tensor, attend: "partial[torch.Tensor]") -> torch.Tensor:

@@ -76,7 +76,7 @@ class EncoderLayer:
 
     def mlp(self, h: torch.Tensor) -> torch.Tensor:
         """Return the output of the MLP, with its exact GELU."""
-        return self.to_h(F.gelu(self.to_4h(h)))
+        return self.to_h(self.to_4h(h, gelu="exact"))
 
 
 def self_attention(module: Any, bind: Callable[[Any], Linear]) -> Attention:

@@ -1,8 +1,11 @@
 """The epilogue of a matrix product: bias, GELU and residual."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+
+# The GELU's approximation by tanh, or the GELU itself.
+Gelu = Literal["tanh", "exact"]
 
 
 class Epilogue(NamedTuple):
@@ -10,13 +13,13 @@ class Epilogue(NamedTuple):
 
     Attributes:
         bias: [O], or None.
-        gelu: whether act is the tanh-GELU instead of the identity.
+        gelu: which GELU act is; None for the identity.
         residual: [B, O], or None.
         alpha: factor of the residual.
     """
 
     bias: torch.Tensor | None = None
-    gelu: bool = False
+    gelu: Gelu | None = None
     residual: torch.Tensor | None = None
     alpha: float = 1.0
 
@@ -31,8 +34,8 @@ def apply_epilogue(product: torch.Tensor, epilogue: Epilogue, out: torch.Tensor 
         epilogue: its bias is ignored.
         out: [B, O], where the result is copied to, or None.
     """
-    if epilogue.gelu:
-        torch.ops.aten.gelu_(product, approximate="tanh")
+    if epilogue.gelu is not None:
+        torch.ops.aten.gelu_(product, approximate="tanh" if epilogue.gelu == "tanh" else "none")
     if epilogue.residual is not None:
         product.add_(epilogue.residual, alpha=epilogue.alpha)
     return product if out is None else out.copy_(product)

@@ -12,7 +12,7 @@ from torch import nn
 
 from .autotune import QUANT_BITS, max_rows
 from .dispatch import has_triton, is_interpreted, supports_pdl, supports_triton_kernel
-from .epilogue import Epilogue, apply_epilogue
+from .epilogue import Epilogue, Gelu, apply_epilogue
 from .torch_ops import needs_gradient, quantized_linear
 
 # Maximum rows for the transposed product of `PretransposedLinear`, and the number of blocks of its weight.
@@ -26,7 +26,7 @@ def multiply_dense(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    gelu: bool = False,
+    gelu: Gelu | None = None,
     residual: torch.Tensor | None = None,
     alpha: float = 1.0,
     out: torch.Tensor | None = None,
@@ -37,7 +37,7 @@ def multiply_dense(
         x: [B, I] in float32, float16 or bfloat16.
         weight: [O, I] in the dtype of x.
         bias: [O].
-        gelu: whether act is the tanh-GELU instead of the identity.
+        gelu: which GELU act is; None for the identity.
         residual: [B, O]; may be `out`.
         alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
@@ -150,8 +150,8 @@ def multiply_by_torch(
         kind: "dense", "int8" or "int4".
         weight: the weight's tensors, in the order of the parameters of these functions.
     """
-    if kind == "dense" and epilogue.gelu and can_fuse_gelu(x, weight[0], epilogue.bias):
-        product, epilogue = multiply_gelu(x, weight[0], epilogue.bias), epilogue._replace(gelu=False)
+    if kind == "dense" and epilogue.gelu == "tanh" and can_fuse_gelu(x, weight[0], epilogue.bias):
+        product, epilogue = multiply_gelu(x, weight[0], epilogue.bias), epilogue._replace(gelu=None)
     elif kind == "dense":
         product = F.linear(x, weight[0], epilogue.bias)
     else:
@@ -220,7 +220,7 @@ def multiply_int4(
     groups: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    gelu: bool = False,
+    gelu: Gelu | None = None,
     residual: torch.Tensor | None = None,
     alpha: float = 1.0,
     out: torch.Tensor | None = None,
@@ -233,7 +233,7 @@ def multiply_int4(
         scale: float32 [O].
         groups: group scales and zero points, bfloat16 [O, G, 2].
         bias: [O].
-        gelu: whether act is the tanh-GELU instead of the identity.
+        gelu: which GELU act is; None for the identity.
         residual: [B, O]; may be `out`.
         alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
@@ -252,7 +252,7 @@ def multiply_int8(
     scale: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    gelu: bool = False,
+    gelu: Gelu | None = None,
     residual: torch.Tensor | None = None,
     alpha: float = 1.0,
     out: torch.Tensor | None = None,
@@ -264,7 +264,7 @@ def multiply_int8(
         qweight: quantized weight, int8 [O, I].
         scale: float32 [O].
         bias: [O].
-        gelu: whether act is the tanh-GELU instead of the identity.
+        gelu: which GELU act is; None for the identity.
         residual: [B, O]; may be `out`.
         alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
@@ -274,10 +274,10 @@ def multiply_int8(
 
 
 class Linear(Protocol):
-    """act(x @ W.T + bias) + alpha * residual for x [N, I]; act is the tanh-GELU or the identity."""
+    """act(x @ W.T + bias) + alpha * residual for x [N, I]; act is a GELU or the identity."""
 
     def __call__(
-        self, x: torch.Tensor, *, gelu: bool = False, residual: torch.Tensor | None = None, alpha: float = 1.0
+        self, x: torch.Tensor, *, gelu: Gelu | None = None, residual: torch.Tensor | None = None, alpha: float = 1.0
     ) -> torch.Tensor: ...
 
 
@@ -291,7 +291,7 @@ class LinearAdapter:
         self.function = function
 
     def __call__(
-        self, x: torch.Tensor, *, gelu: bool = False, residual: torch.Tensor | None = None, alpha: float = 1.0
+        self, x: torch.Tensor, *, gelu: Gelu | None = None, residual: torch.Tensor | None = None, alpha: float = 1.0
     ) -> torch.Tensor:
         return apply_epilogue(self.function(x), Epilogue(None, gelu, residual, alpha), None)
 

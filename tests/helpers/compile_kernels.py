@@ -60,7 +60,7 @@ def compile_matmul(kind: str, outputs: int, inputs: int, config: KernelConfig, c
         "OUTPUTS": outputs,
         "INPUTS": inputs,
         "GROUP": GROUP,
-        "GELU": True,
+        "GELU": "exact",
         "BLOCK_B": config.block_b,
         "BLOCK_O": config.block_o,
         "BLOCK_I": config.block_i,

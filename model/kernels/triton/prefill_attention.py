@@ -4,6 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from ..dispatch import pdl_args
+from .tiles import wait_for_inputs
+
 
 @triton.jit
 def load_rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
@@ -44,8 +47,10 @@ def store_token(
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEADS_PER_PROGRAM: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Apply RoPE to some heads of one token's query and key; store the query, and cache the key and value."""
+    wait_for_inputs(PDL)
     index, prompt = tl.program_id(0), tl.program_id(1)
     position = first + index
     if position < tl.load(lengths + prompt):
@@ -83,12 +88,14 @@ def attend_block(
     HEAD_DIM: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Compute the attention of a block of queries of one head of one prompt to its complete context.
 
     FlashAttention: https://arxiv.org/abs/2205.14135. m_i is the running maximum of the scores, l_i the running sum of
     their exponentials, acc the unnormalized output.
     """
+    wait_for_inputs(PDL)
     first_query, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + prompt)
     if first + first_query < length:
@@ -143,6 +150,7 @@ def attend_prefill(
     count, _, num_heads, head_dim = qkv.shape
     tokens = count // len(slots)
     queries = torch.empty(count, num_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
+    pdl = pdl_args(qkv.device)
     heads_per_program = min(HEADS_PER_PROGRAM, triton.next_power_of_2(num_heads))
     store_token[(tokens, len(slots), triton.cdiv(num_heads, heads_per_program))](
         qkv,
@@ -157,6 +165,7 @@ def attend_prefill(
         HEADS=num_heads,
         HEAD_DIM=head_dim,
         HEADS_PER_PROGRAM=heads_per_program,
+        **pdl,
         num_warps=4,
     )
     attend_block[(triton.cdiv(tokens, BLOCK_QUERIES), num_heads, len(slots))](
@@ -172,6 +181,7 @@ def attend_prefill(
         HEAD_DIM=head_dim,
         BLOCK_Q=BLOCK_QUERIES,
         BLOCK_K=BLOCK_KEYS,
+        **pdl,
         num_warps=4,
         num_stages=2,
     )

@@ -115,7 +115,9 @@ def apply_epilogue(acc, b, residual, alpha, offsets, mask, GELU: tl.constexpr):
     """
     if b is not None:
         acc += b.to(tl.float32)
-    if GELU:  # x * (1 + tanh(z)) / 2 is x * sigmoid(2 z), z = sqrt(2 / pi) * (x + 0.044715 x^3)
+    if GELU == "exact":  # x * (1 + erf(x / sqrt(2))) / 2
+        acc = acc * 0.5 * (1.0 + tl.erf(acc * 0.7071067811865476))
+    elif GELU is not None:  # x * (1 + tanh(z)) / 2 is x * sigmoid(2 z), z = sqrt(2 / pi) * (x + 0.044715 x^3)
         two_z = 1.5957691216057308 * (acc + 0.044715 * acc * acc * acc)
         acc = acc * tl.sigmoid(tl.maximum(two_z, -80.0))  # the limit keeps the exponential finite
     if residual is not None:

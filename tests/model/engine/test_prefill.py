@@ -37,10 +37,10 @@ def test_padded_prompts_are_embedded_like_separate_prompts(
     assert {request.images is None for request in requests} == {True, False}
     inputs = PrefillInputs(golden_model, layers.weights.hidden_size)
     inputs.images.fill_(7.0)  # left by earlier prompts
-    count, length = 4, PREFILL_LENGTH_BUCKETS[0]
+    contexts = [len(request.token_ids) - 1 for request in requests]
+    count, length = 4, pad_to_bucket(max(contexts), PREFILL_LENGTH_BUCKETS)
     inputs.copy_in(5, requests, count, length, prefix_length=9)
     padded = inputs.view(count, length)
-    contexts = [len(request.token_ids) - 1 for request in requests]
     assert padded.slots.tolist() == [5, 6, 7, 5]
     assert padded.contexts.tolist() == [*contexts, contexts[0]]
     assert padded.lengths.tolist() == [*(9 + context for context in contexts), -1]

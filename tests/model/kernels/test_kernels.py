@@ -28,7 +28,7 @@ from model.kernels.autotune import (
     select_config,
 )
 from model.kernels.dispatch import has_triton
-from model.kernels.epilogue import Epilogue
+from model.kernels.epilogue import Epilogue, Gelu
 from model.kernels.torch_ops import dequantize
 from model.quantization.quantize import quantize_weight
 from tests.conftest import relative_error
@@ -69,13 +69,13 @@ def make_weight(kind: str, outputs: int, inputs: int, dtype: torch.dtype) -> tup
     return tuple(tensor for tensor in quantized if tensor is not None), dequantized
 
 
-def make_case(kind: str, shape: tuple[int, int], rows: int, dtype: torch.dtype, *, gelu: bool = True) -> Any:
+def make_case(kind: str, shape: tuple[int, int], rows: int, dtype: torch.dtype, *, gelu: Gelu | None = "tanh") -> Any:
     """Return x, the weight's tensors, an epilogue with all its parts, and the exact result."""
     weight_tensors, weight = make_weight(kind, *shape, dtype)
     x, residual = draw(rows, shape[1], seed=1).to(dtype), draw(rows, shape[0], seed=2).to(dtype)
     epilogue = Epilogue(draw(shape[0], seed=3).to(dtype), gelu, residual, 1.5)
     product = x.double().cpu() @ weight.T + epilogue.bias.double().cpu()  # type: ignore[union-attr]
-    act = F.gelu(product, approximate="tanh") if gelu else product
+    act = product if gelu is None else F.gelu(product, approximate="tanh" if gelu == "tanh" else "none")
     return x, weight_tensors, epilogue, (act + 1.5 * residual.double().cpu()).float()
 
 
@@ -115,6 +115,19 @@ def test_kernels_compute_the_product(kind: str, dtype: torch.dtype, shape: tuple
     y = multiply(kind, x, weight_tensors, epilogue)
     assert y.dtype == dtype
     assert relative_error(y, expected) < max(ERROR[dtype], INT4_ERROR if kind == "int4" else 0)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 300])
+@pytest.mark.parametrize("gelu", [None, "tanh", "exact"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_gelu_is_computed(kind: str, gelu: Gelu | None, rows: int) -> None:
+    x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), rows, torch.float16, gelu=gelu)
+    assert relative_error(multiply(kind, x, weight_tensors, epilogue), expected) < TORCH_ERROR[torch.float16]
+    small = torch.linspace(-3, 3, rows * 64, device=DEVICE, dtype=torch.float16).view(rows, 64)
+    y = multiply(kind, small, weight_tensors, epilogue._replace(residual=None))
+    product = multiply(kind, small, weight_tensors, Epilogue(epilogue.bias)).double()
+    act = product if gelu is None else F.gelu(product, approximate="tanh" if gelu == "tanh" else "none")
+    assert (y.double() - act).abs().max() < 4e-3
 
 
 @pytest.mark.gpu
@@ -262,7 +275,7 @@ def test_gradients_flow(wanted: str) -> None:
     x, (weight,), epilogue, _ = make_case("dense", (37, 64), 2, torch.float32)
     tensors = {"x": x, "weight": weight, "bias": epilogue.bias, "residual": epilogue.residual}
     leaf = tensors[wanted] = tensors[wanted].clone().requires_grad_()
-    linear.multiply_dense(**tensors, gelu=True).sum().backward()
+    linear.multiply_dense(**tensors, gelu="tanh").sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.abs().sum() > 0
 
@@ -277,7 +290,7 @@ def test_the_gradient_of_x_flows_through_low_bit_weights(
     if has_triton(DEVICE):
         skip_unless_interpretable(dtype, rows)
     monkeypatch.setattr(linear, "MAX_DEQUANTIZED_ELEMENTS", limit)
-    x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), rows, dtype, gelu=False)
+    x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), rows, dtype, gelu=None)
     leaf = x.clone().requires_grad_()
     saved: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
@@ -294,7 +307,7 @@ def test_the_gradient_of_x_flows_through_low_bit_weights(
 
 @pytest.mark.parametrize("kind", BITS)
 def test_the_gradient_of_the_bias_flows_beside_that_of_x(kind: str) -> None:
-    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), 3, torch.float32, gelu=False)
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), 3, torch.float32, gelu=None)
     leaf = epilogue.bias.clone().requires_grad_()
     given = draw(3, 37, seed=4)
     multiply(kind, x.clone().requires_grad_(), weight_tensors, epilogue._replace(bias=leaf)).backward(given)

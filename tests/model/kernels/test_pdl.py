@@ -128,9 +128,9 @@ def test_a_captured_chain_of_kernels_equals_synchronized_kernels(kind: str, rows
         for _ in range(LAYERS):
             h = norm.layer_norm(y, ones, ones, 1e-5)
             synchronize()
-            m = multiply(kind, h, wide, Epilogue(gelu=True))
+            m = multiply(kind, h, wide, Epilogue(gelu="tanh"))
             synchronize()
-            y = multiply(kind, m, narrow, Epilogue(None, False, h, 1.5))
+            y = multiply(kind, m, narrow, Epilogue(None, None, h, 1.5))
             synchronize()
         return y
 
