@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from ..dispatch import pdl_args
-from .tiles import wait_for_inputs
+from .tiles import wait_before_dependents, wait_for_inputs
 
 
 @triton.jit
@@ -95,7 +95,7 @@ def attend_block(
     FlashAttention: https://arxiv.org/abs/2205.14135. m_i is the running maximum of the scores, l_i the running sum of
     their exponentials, acc the unnormalized output.
     """
-    wait_for_inputs(PDL)
+    wait_before_dependents(PDL)  # decode attention loads the keys of `store_token` before it waits
     first_query, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + prompt)
     if first + first_query < length:

@@ -102,6 +102,17 @@ def wait_for_inputs(PDL: tl.constexpr):
 
 
 @triton.jit
+def wait_before_dependents(PDL: tl.constexpr):
+    """With PDL, wait for the writes of preceding kernels, then signal dependent kernels that they may launch.
+
+    For a kernel whose dependents load, before they wait, what its predecessors write.
+    """
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+
+
+@triton.jit
 def load_bias(bias, columns, mask):
     """Load the bias of `columns`, zero where `mask` is False."""
     return tl.load(bias + columns, mask=mask, other=0.0)

@@ -24,11 +24,12 @@ class AccessLog:
     Attributes:
         programs: programs started so far.
         waits: programs that have waited for preceding kernels so far.
+        late_signals: programs of them that signaled dependent kernels only after they had waited.
         early_addresses: addresses that a program loaded from or stored to before it waited.
     """
 
     def __init__(self) -> None:
-        self.programs = self.waits = 0
+        self.programs = self.waits = self.late_signals = 0
         self.waiting = True
         self.early_addresses: set[int] = set()
 
@@ -39,6 +40,10 @@ class AccessLog:
     def wait(self, _pdl: object) -> None:
         self.waits += self.waiting
         self.waiting = False
+
+    def wait_before_dependents(self, pdl: object) -> None:
+        self.late_signals += 1
+        self.wait(pdl)
 
     def access(self, pointers: Any, mask: Any) -> None:
         if self.waiting:
@@ -65,8 +70,10 @@ def access_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[AccessLog]:
     wrap("set_grid_idx", lambda *_: log.start())
     wrap("create_masked_load", lambda pointers, mask, *_: log.access(pointers, mask))
     wrap("create_masked_store", lambda pointers, _, mask, *__: log.access(pointers, mask))
-    for name in (*KINDS, "matmul", "tiles", "norm"):
+    for name in (*KINDS, "matmul", "tiles", "norm", "prefill_attention"):
         monkeypatch.setattr(importlib.import_module(f"model.kernels.triton.{name}"), "wait_for_inputs", log.wait)
+    attention = importlib.import_module("model.kernels.triton.prefill_attention")
+    monkeypatch.setattr(attention, "wait_before_dependents", log.wait_before_dependents)
     yield log
 
 
@@ -99,6 +106,23 @@ def test_layer_norm_waits_for_its_input(access_log: AccessLog) -> None:
     norm.layer_norm(x, weight, bias, 1e-5)
     check(access_log, (weight, bias))
     assert access_log.early_addresses
+
+
+def test_decode_attention_launches_after_the_keys_of_a_prefill_are_stored(access_log: AccessLog) -> None:
+    """Decode attention loads keys before it waits, so the kernel between must not signal it before they are stored."""
+    from model.kernels.triton.prefill_attention import attend_prefill
+    from tests.model.engine.test_gpu_attention import HEADS, make_gpu_cache, random_qkv
+
+    contexts = [70, 3]
+    cache = make_gpu_cache(contexts, 16)
+    lengths, slots = torch.tensor(contexts), torch.tensor([1, 2])
+    qkv = random_qkv(2 * max(contexts), 16, False)
+    out = torch.empty(len(qkv), HEADS * 16)
+    access_log.programs = access_log.waits = 0
+    attend_prefill(qkv, (cache.cos, cache.sin), cache.layers[0], lengths, slots, 0, out)
+    check(access_log, ())
+    query_blocks = 2
+    assert access_log.late_signals == query_blocks * HEADS * len(contexts)
 
 
 @needs_triton
@@ -144,3 +168,54 @@ def test_a_captured_chain_of_kernels_equals_synchronized_kernels(kind: str, rows
         graph.replay()
         assert expected.isfinite().all()
         assert torch.equal(out, expected)
+
+
+class PrefillChain:
+    """Layer norms and attention of a prompt, several times in turn; `x` is its input."""
+
+    def __init__(self) -> None:
+        from tests.model.engine.test_gpu_attention import HEADS, make_gpu_cache
+
+        self.heads, self.head_dim, self.context = HEADS, 64, 63
+        self.cache = make_gpu_cache([self.context], self.head_dim)
+        self.lengths = torch.tensor([self.context], device=DEVICE)
+        self.slots = torch.tensor([1], device=DEVICE)
+        self.x = torch.zeros(self.context + 1, 3 * HEADS * self.head_dim, device=DEVICE)
+        self.ones = torch.ones(self.x.shape[1], device=DEVICE)
+
+    def __call__(self, synchronize: Callable[[], None]) -> torch.Tensor:
+        from model.kernels.triton.decode_attention import attend_decode
+        from model.kernels.triton.prefill_attention import attend_prefill
+
+        y = self.x
+        for number in range(LAYERS):
+            qkv = norm.layer_norm(y, self.ones, self.ones, 1e-5).view(len(y), 3, self.heads, self.head_dim)
+            synchronize()
+            past = (self.cache.cos, self.cache.sin), self.cache.layers[number % len(self.cache.layers)], self.lengths
+            context = torch.empty(len(y), self.heads * self.head_dim, device=DEVICE)
+            attend_prefill(qkv[: self.context], *past, self.slots, 0, context[: self.context])
+            synchronize()
+            attend_decode(qkv[self.context :], *past, len(y), self.slots, context[self.context :])
+            synchronize()
+            y = context.repeat(1, 3)
+        return y
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
+def test_a_captured_prefill_equals_synchronized_kernels() -> None:
+    """<sop> attends to the keys of its own prompt, not to those that its slot held before."""
+    prefill = PrefillChain()
+    prefill(torch.cuda.synchronize)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = prefill(lambda: None)
+    for seed in range(20):
+        prefill.x.copy_(torch.randn(prefill.x.shape, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        actual = out.clone()
+        expected = prefill(torch.cuda.synchronize)
+        assert expected.isfinite().all()
+        assert torch.equal(actual, expected)
+        prefill.x.zero_()
+        prefill(torch.cuda.synchronize)  # other keys, so that stale ones change the result
