@@ -84,6 +84,7 @@ def attend_split(
     Each of the BLOCK_K rows of a tile keeps an online softmax of its own (m_i, l_i and acc as in
     `prefill_attention.attend_block`), so that threads exchange data only once, at the end. Lengths, rotary tables
     and cached keys were written by earlier steps or prefills, so the first ones are loaded before the query is ready.
+    In the prefill of the same prompt, `attend_block` launches this kernel only after its keys are stored.
     """
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     slot = token
