@@ -67,7 +67,7 @@ LAYERS_PER_GRAPH = 4
 # The rows of a longer prompt are padded to a multiple of this number.
 LONG_PREFILL_STEP = 128
 # Contexts are padded to these lengths: with <sop>, they fill complete tiles of the matrix products.
-PREFILL_LENGTH_BUCKETS = (31, 63, 127, 255, 511)
+PREFILL_LENGTH_BUCKETS = (63, 127, 255, 511)
 PREFILL_BATCH_BUCKETS = (1, 2, 4, 8, 16)
 
 
