@@ -1,10 +1,11 @@
 """Compile kernels for a GPU that this machine need not have; print the shared memory of each as JSON.
 
-python -m tests.helpers.compile_kernels 86          the largest product of each kind, and the sampling, for 8.6
+python -m tests.helpers.compile_kernels 86          the largest product of each kind, sampling and prefill attention
 python -m tests.helpers.compile_kernels 86 --all    all tuned products, in minutes
 """
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -15,13 +16,24 @@ from triton.compiler import ASTSource
 from model.engine.sampling import CANDIDATE_BUCKETS
 from model.kernels.autotune import MATMUL_CONFIGS, KernelConfig, fit_config, shared_bytes
 from model.kernels.dispatch import MIN_SHARED_MEMORY, PDL_CAPABILITY
-from model.kernels.triton import matmul, sampling
+from model.kernels.triton import matmul, prefill_attention, sampling
 from model.kernels.triton.sampling import BLOCK_LOGITS
 
 GROUP = 128
 HALF_BYTES = 2
 WARP_SIZE = 32
 VOCAB_SIZE = 130528
+PREFILL_TYPES = {
+    "queries": "*fp16",
+    "table": "*i64",
+    "first_row": "i32",
+    "lengths": "*i64",
+    "slots": "*i64",
+    "context": "*fp16",
+    "first": "i32",
+    "tokens": "i32",
+    "scale": "fp32",
+}
 SAMPLING_TYPES = {
     "logits": "*fp16",
     "banned": "*u8",
@@ -73,32 +85,57 @@ def compile_matmul(kind: str, outputs: int, inputs: int, config: KernelConfig, c
     absent = {"scale": kind != "dense", "groups": kind == "int4", "partials": config.split_k > 1}
     constants |= {name: None for name, is_present in absent.items() if not is_present}
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    return compile_kernel(matmul.matmul, types, constants, options, capability)
+    return shared_memory(compile_kernel(matmul.matmul, types, constants, options, capability))
 
 
 def compile_sampling(num_candidates: int, capability: int) -> int:
     """Compile the kernels that sample from float16 logits and return the bytes of their shared memory."""
     sizes: dict[str, Any] = sampling.choose_sizes(VOCAB_SIZE, num_candidates)
     sizes["PDL"] = capability >= 10 * PDL_CAPABILITY[0]
-    first = compile_kernel(sampling.find_group_maxima, SAMPLING_TYPES, sizes | {"BLOCK": BLOCK_LOGITS}, {}, capability)
+    maxima_sizes = sizes | {"BLOCK": BLOCK_LOGITS}
+    maxima = compile_kernel(sampling.find_group_maxima, SAMPLING_TYPES, maxima_sizes, {}, capability)
     sizes |= {"NUM_CANDIDATES": num_candidates, "WIDTH": num_candidates}
     options = {"num_warps": sampling.SAMPLE_WARPS}
-    return max(first, compile_kernel(sampling.sample_token, SAMPLING_TYPES, sizes, options, capability))
+    sample = compile_kernel(sampling.sample_token, SAMPLING_TYPES, sizes, options, capability)
+    return max(shared_memory(maxima), shared_memory(sample))
+
+
+def compile_prefill_attention(capability: int) -> int:
+    """Compile prefill attention in float16 and return the bytes of its shared memory.
+
+    With PDL, check that it signals decode attention only after it has waited for the keys of the prompt.
+    """
+    constants = {
+        "HEADS": 32,
+        "HEAD_DIM": 128,
+        "BLOCK_Q": prefill_attention.BLOCK_QUERIES,
+        "BLOCK_K": prefill_attention.BLOCK_KEYS,
+        "PDL": capability >= 10 * PDL_CAPABILITY[0],
+    }
+    options = {"num_warps": 4, "num_stages": 2}
+    compiled = compile_kernel(prefill_attention.attend_block, PREFILL_TYPES, constants, options, capability)
+    order = re.findall(r"griddepcontrol\.\w+|ld\.global", compiled.asm["ptx"])
+    assert order[:3] == ["griddepcontrol.wait", "griddepcontrol.launch_dependents", "ld.global"] or not constants["PDL"]
+    return shared_memory(compiled)
 
 
 def compile_kernel(
     kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, int], capability: int
-) -> int:
-    """Compile a kernel for pointers that are aligned to 16 bytes; return the bytes of its shared memory."""
+) -> Any:
+    """Compile a kernel for pointers that are aligned to 16 bytes."""
     signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
     source = ASTSource(kernel, signature, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, WARP_SIZE), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", capability, WARP_SIZE), options=options)
+
+
+def shared_memory(compiled: Any) -> int:
+    """Return the bytes of shared memory of a compiled kernel."""
     return int(compiled.metadata.shared)
 
 
 def main() -> None:
-    """Compile the largest products, made to fit, and the sampling for the capability on the command line."""
+    """Compile the largest products, made to fit, sampling and prefill attention for the given capability."""
     used = {}
     configs = MATMUL_CONFIGS if "--all" in sys.argv else largest_configs()
     for (kind, outputs, inputs, rows), config in configs.items():
@@ -106,6 +143,7 @@ def main() -> None:
         used[f"{kind} {outputs} {inputs} {rows}"] = compile_matmul(kind, outputs, inputs, fitting, int(sys.argv[1]))
     for num_candidates in CANDIDATE_BUCKETS:
         used[f"sampling {num_candidates}"] = compile_sampling(num_candidates, int(sys.argv[1]))
+    used["prefill attention"] = compile_prefill_attention(int(sys.argv[1]))
     print(json.dumps(used))
 
 

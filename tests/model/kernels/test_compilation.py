@@ -29,7 +29,7 @@ def test_kernels_compile_within_the_shared_memory(capability: int) -> None:
     )
     assert done.returncode == 0, done.stderr
     used = json.loads(done.stdout)
-    assert len(used) == 5
+    assert len(used) == 6
     assert max(used.values()) <= MIN_SHARED_MEMORY
 
 

@@ -204,7 +204,7 @@ class PrefillChain:
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 def test_a_captured_prefill_equals_synchronized_kernels() -> None:
-    """<sop> attends to the keys of its own prompt, not to those that its slot held before."""
+    """Kernels of a prefill that overlap give the same results as kernels that run one by one."""
     prefill = PrefillChain()
     prefill(torch.cuda.synchronize)
     graph = torch.cuda.CUDAGraph()
@@ -218,4 +218,4 @@ def test_a_captured_prefill_equals_synchronized_kernels() -> None:
         assert expected.isfinite().all()
         assert torch.equal(actual, expected)
         prefill.x.zero_()
-        prefill(torch.cuda.synchronize)  # other keys, so that stale ones change the result
+        prefill(torch.cuda.synchronize)  # stores other keys, so that reading them too early changes the result
